@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Life of a slot after its installation: verdicts, marks, rollback. The caller holds the machine's lock.
+
+Each step first makes sure that the slot to be booted can be booted, and only then takes anything from the
+other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from agents.slot_manager import messages
+from agents.slot_manager.errors import LoaderError, NoSuchSlot, OtherSlotNotGood
+from agents.slot_manager.loader import REARM_TRIES, TRIAL_TRIES, UNCOUNTED, Entry
+from agents.slot_manager.machine import Machine, View
+from agents.slot_manager.record import Pending, Record, Rollback
+from agents.slot_manager.state import Slot, State, is_exhausted_boot, used_up
+from agents.slot_manager.topology import other_slot
+from common import journal
+
+NO_REASON = "no reason given"
+ASKED_FOR = "asked for by an administrator"
+
+
+@dataclass(frozen=True, slots=True)
+class RolledBack:
+    """A completed change of the default slot."""
+
+    to_slot: str
+    from_version: str
+    to_version: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Blessed:
+    """What `bless` found: the good slot, and the trial that failed before, if one did."""
+
+    slot: str
+    version: str
+    trial_succeeded: bool
+    rollback: Rollback | None
+
+
+def bless(machine: Machine, *, insist: bool = False) -> Blessed:
+    """Record that the booted slot came up healthy; call it after boot-complete.target.
+
+    A slot that was marked bad during this boot stays bad, unless the caller insists.
+
+    A trial of the other slot that ended without success is recorded as a rollback. The booted entry gets a
+    fresh counter if the other slot is good, so that a later failure has somewhere to go, and none otherwise.
+    """
+    view = machine.view()
+    booted, other = view.booted, view.other
+    if booted.entry is None:
+        raise LoaderError(f"Slot {booted.name}: {booted.reason}; restore its boot entry.")
+    if view.booted.state is State.BAD and not insist and not is_exhausted_boot(view.facts):
+        journal.send(
+            f"Slot {booted.name} was marked bad during this boot, so it is not blessed: {booted.reason}",
+            priority=journal.WARNING,
+            slot=booted.name,
+        )
+        return Blessed(booted.name, booted.version, False, None)
+    _warn_if_uncounted(view)
+    record, rollback = _close_failed_trial(machine, view)
+    pending = record.pending
+    root_hash = booted.root_hash
+    succeeded = pending is not None and pending.root_hash == root_hash
+    if succeeded or root_hash not in record.proven or root_hash in record.reasons:
+        record = record.without(root_hash)
+        record = replace(record, proven={**record.proven, root_hash: machine.store.clock()})
+        record = machine.transition(record, booted.name, booted.version, root_hash, State.GOOD, "")
+    if record != view.record:
+        machine.store.save(record)
+    tries = REARM_TRIES if other.state is State.GOOD else UNCOUNTED
+    machine.loader.set_tries(booted.entry, tries)
+    if succeeded:
+        journal.send(
+            f"Update to {booted.version} succeeded: slot {booted.name} was booted and is good.",
+            priority=journal.NOTICE,
+            message_id=messages.UPDATE_SUCCEEDED,
+            slot=booted.name,
+            version=booted.version,
+        )
+    return Blessed(booted.name, booted.version, succeeded, rollback)
+
+
+def rollback(machine: Machine, reason: str = ASKED_FOR) -> RolledBack:
+    """Make the other slot the default and mark the running one bad.
+
+    Raises OtherSlotNotGood; nothing reboots.
+    """
+    view = machine.view()
+    booted, other = view.booted, view.other
+    other_entry = _require_good(other, f"to go back from slot {booted.name}")
+    reason = reason or ASKED_FOR
+    done = Rollback(
+        booted.name, booted.version, other.name, other.version, reason[:1000], machine.store.clock()
+    )
+    record = replace(_with_bad(machine, view.record, booted, reason), last_rollback=done)
+    machine.store.save(record)
+    _make_default(machine, booted, other_entry)
+    journal.send(
+        f"Rolled back from {booted.version} (slot {booted.name}) to {other.version} (slot {other.name}): "
+        f"{reason}",
+        priority=journal.WARNING,
+        message_id=messages.ROLLED_BACK,
+        slot=other.name,
+        version=other.version,
+        from_version=booted.version,
+        reason=reason,
+    )
+    return RolledBack(other.name, booted.version, other.version, reason)
+
+
+def mark_bad(machine: Machine, name: str, reason: str) -> State:
+    """Keep the loader from taking a slot.
+
+    Raises OtherSlotNotGood if no good slot would be left, NoSuchSlot.
+    """
+    view = machine.view()
+    slot = _require_content(view.slots, name)
+    rest = view.slots[other_slot(name)]
+    rest_entry = _require_good(rest, f"to mark slot {name} bad")
+    reason = reason or NO_REASON
+    # A trial stays pending: the slot that comes up instead reports it as failed, with this reason.
+    record = replace(_with_bad(machine, view.record, slot, reason), pending=view.record.pending)
+    machine.store.save(record)
+    if slot.entry is not None and not slot.entry.staged:
+        _make_default(machine, slot, rest_entry)
+    else:
+        machine.loader.clear({rest.root_hash})
+    _log_mark(slot, State.BAD, reason)
+    return State.BAD
+
+
+def mark_good(machine: Machine, name: str) -> State:
+    """Give a slot another chance: the running slot becomes good and gets its tries back, any other begins a
+    trial.
+
+    Returns its new state.
+
+    A slot that is not running and is good or on trial already stays as it is. Raises NoSuchSlot for an empty
+    one.
+    """
+    view = machine.view()
+    slot = _require_content(view.slots, name)
+    if slot.booted:
+        bless(machine, insist=True)
+        _log_mark(slot, State.GOOD, "")
+        return State.GOOD
+    if slot.entry is None or slot.state in (State.GOOD, State.ARMED, State.TRYING):
+        return slot.state
+    pending = Pending(slot.name, slot.version, slot.root_hash, machine.store.clock(), TRIAL_TRIES)
+    record = replace(view.record.without(slot.root_hash), pending=pending)
+    machine.store.save(
+        machine.transition(record, slot.name, slot.version, slot.root_hash, State.ARMED, "marked good")
+    )
+    if slot.state is State.STAGED:
+        machine.loader.arm(slot.version, TRIAL_TRIES)
+    else:
+        machine.loader.set_tries(slot.entry, TRIAL_TRIES)
+    machine.loader.clear_overrides()
+    _log_mark(slot, State.ARMED, "")
+    return State.ARMED
+
+
+def _close_failed_trial(machine: Machine, view: View) -> tuple[Record, Rollback | None]:
+    """The record without the other slot's trial if that has failed, and the rollback that this is.
+
+    The same for a slot that was good once and has used up the tries it was re-armed with.
+    """
+    record, pending, other, booted = view.record, view.record.pending, view.other, view.booted
+    if pending and pending.root_hash not in (booted.root_hash, view.partitions[other.name].root_hash):
+        record = replace(record, pending=None)  # the trial's content is gone: nothing to report on
+    on_trial = record.pending is not None and record.pending.root_hash == other.root_hash
+    given_up = other.root_hash in record.proven  # a re-armed slot that was good once
+    if other.entry is None or other.entry.tries_left or not (on_trial or given_up):
+        return record, None
+    reason = record.reasons.get(other.root_hash) or used_up(other.entry)
+    record = _with_bad(machine, record, other, reason)
+    done = Rollback(other.name, other.version, booted.name, booted.version, reason, machine.store.clock())
+    journal.send(
+        f"{other.version} (slot {other.name}) failed, {booted.version} (slot {booted.name}) runs again: "
+        f"{reason}",
+        priority=journal.ERR,
+        message_id=messages.TRIAL_FAILED,
+        slot=other.name,
+        version=other.version,
+        reason=reason,
+    )
+    return replace(record, last_rollback=done), done
+
+
+def _make_default(machine: Machine, bad: Slot, good: Entry) -> None:
+    """Let the loader take `good` and not `bad`. Raises LoaderError if it does not read back so."""
+    if 0 <= good.tries_left < REARM_TRIES:
+        machine.loader.set_tries(good, REARM_TRIES)
+    if bad.entry is not None:
+        machine.loader.set_tries(bad.entry, 0, max(1, bad.entry.tries_done))
+    machine.loader.clear_overrides()
+    after = machine.view().slots
+    if after[bad.name].default or not after[other_slot(bad.name)].default:
+        raise LoaderError(
+            f"Slot {other_slot(bad.name)} is still not the one that boots next; look for other entries on "
+            "the ESP."
+        )
+
+
+def _with_bad(machine: Machine, record: Record, slot: Slot, reason: str) -> Record:
+    record = record.without(slot.root_hash)
+    record = replace(record, reasons={**record.reasons, slot.root_hash: reason})
+    return machine.transition(record, slot.name, slot.version, slot.root_hash, State.BAD, reason)
+
+
+def _require_good(slot: Slot, purpose: str) -> Entry:
+    if slot.state is not State.GOOD or slot.entry is None:
+        detail = f": {slot.reason}" if slot.reason else ""
+        raise OtherSlotNotGood(
+            f"Slot {slot.name} has to be good {purpose}, but it is '{slot.state}'{detail}."
+        )
+    return slot.entry
+
+
+def _require_content(slots: Mapping[str, Slot], name: str) -> Slot:
+    slot = slots[name]
+    if slot.entry is None:
+        raise NoSuchSlot(f"Slot {name} is {slot.state}: there is nothing in it to mark.")
+    return slot
+
+
+def _log_mark(slot: Slot, new: State, reason: str) -> None:
+    journal.send(
+        f"Slot {slot.name} ({slot.version}) was marked {new}" + (f": {reason}" if reason else "."),
+        priority=journal.NOTICE,
+        message_id=messages.SLOT_MARKED,
+        slot=slot.name,
+        version=slot.version,
+        reason=reason,
+    )
+
+
+def _warn_if_uncounted(view: View) -> None:
+    """The loader boots on without counting if it cannot rename the entry (systemd issue 36170)."""
+    entry = view.booted.entry
+    if entry is not None and entry.tries_left != UNCOUNTED and not view.facts.counted and view.facts.loader:
+        journal.send(
+            f"This boot of {entry.name} was not counted by the boot loader; check the ESP.",
+            priority=journal.WARNING,
+            message_id=messages.UNCOUNTED_BOOT,
+            slot=view.booted.name,
+        )

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what is on the disk to the state of each slot: pure functions, no input or output.
+
+A slot's content is named by its root hash (the partition UUIDs); the boot entries with that root hash say
+how the loader treats it; the record adds what was proven and why something is bad, and never makes a slot
+better than the loader sees it, with one exception: an entry that is counted although its content was proven
+is a re-armed good one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agents.slot_manager.loader import UNCOUNTED, Entry, Facts, in_loader_order
+from agents.slot_manager.record import Record
+
+_EXHAUSTED = re.compile(r"\+0+(-\d+)?(\.efi)?$", re.IGNORECASE | re.ASCII)
+
+
+class State(StrEnum):
+    """States of a slot, as on the bus."""
+
+    EMPTY = "empty"
+    INSTALLING = "installing"
+    STAGED = "staged"
+    ARMED = "armed"
+    TRYING = "trying"
+    GOOD = "good"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One slot as it is now; `tries_left` is -1 where nothing is counted, `since_usec` 0 where unknown."""
+
+    name: str
+    state: State
+    version: str
+    root_hash: str
+    booted: bool
+    default: bool
+    tries_left: int
+    tries_done: int
+    entry: Entry | None
+    reason: str
+    since_usec: int
+
+
+def derive(
+    root_hashes: Mapping[str, str],
+    entries: Iterable[Entry],
+    record: Record,
+    facts: Facts,
+    *,
+    booted: str,
+    installing: str = "",
+) -> dict[str, Slot]:
+    """State of every slot named in `root_hashes`; `installing` is the slot that an install writes right "
+    "now."""
+    entries = tuple(entries)
+    order = in_loader_order(entries)
+    first = order[0].root_hash if order else ""
+    slots = {}
+    for name, root_hash in root_hashes.items():
+        entry = entry_of(root_hash, entries)
+        state, reason = _state(name, root_hash, entry, record, facts, is_booted=name == booted)
+        if name == installing:
+            state, reason = State.INSTALLING, ""
+        slots[name] = Slot(
+            name=name,
+            state=state,
+            version=entry.version if entry else "",
+            root_hash=root_hash if entry else "",
+            booted=name == booted,
+            default=bool(entry) and root_hash == first,
+            tries_left=entry.tries_left if entry else UNCOUNTED,
+            tries_done=entry.tries_done if entry else 0,
+            entry=entry,
+            reason=reason,
+            since_usec=record.since_usec(name, root_hash),
+        )
+    return slots
+
+
+def entry_of(root_hash: str, entries: Iterable[Entry]) -> Entry | None:
+    """The entry that the loader would use for this content; a staged one only if there is no other."""
+    mine = [entry for entry in entries if root_hash and entry.root_hash == root_hash]
+    visible = in_loader_order(mine)
+    return next(iter(visible or mine), None)
+
+
+def default_slot(slots: Mapping[str, Slot]) -> str:
+    """Name of the slot that the loader takes next; empty if it takes neither."""
+    return next((slot.name for slot in slots.values() if slot.default), "")
+
+
+def is_exhausted_boot(facts: Facts) -> bool:
+    """Whether the loader had to take an entry without tries: there was nothing better."""
+    return bool(_EXHAUSTED.search(facts.selected))
+
+
+def _state(
+    name: str, root_hash: str, entry: Entry | None, record: Record, facts: Facts, *, is_booted: bool
+) -> tuple[State, str]:
+    known_reason = record.reasons.get(root_hash, "")
+    if entry is None:
+        if is_booted:
+            return (
+                State.BAD,
+                "the running system has no boot entry on the ESP, so it cannot be started again",
+            )
+        interrupted = record.installing
+        if interrupted and interrupted.slot == name:
+            return State.EMPTY, f"the installation of {interrupted.version} was interrupted"
+        return State.EMPTY, ""
+    if entry.staged:
+        return State.STAGED, ""
+    if entry.tries_left == UNCOUNTED:
+        return State.GOOD, ""
+    if entry.tries_left == 0 and not (is_booted and not known_reason and _is_last_try(entry, facts)):
+        return State.BAD, known_reason or used_up(entry)
+    if root_hash in record.proven:
+        return State.GOOD, ""
+    if entry.tries_done == 0 and not is_booted:
+        return State.ARMED, ""
+    return State.TRYING, ""
+
+
+def used_up(entry: Entry) -> str:
+    """Why an entry without tries and without a recorded reason is bad."""
+    tries = max(entry.tries_done, 1)
+    return f"used up its {tries} tries without reaching a verdict (kernel panic, hang or power loss)"
+
+
+def _is_last_try(entry: Entry, facts: Facts) -> bool:
+    """Whether this boot took the last try of `entry`: it had one left when the loader chose it."""
+    return (
+        entry.name.lower() == facts.counted.lower() and bool(facts.selected) and not is_exhausted_boot(facts)
+    )

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Power is lost right before or right after each durable step of an install: the old slot boots, and a new
+try works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agents.slot_manager import blockio, install, partuuid
+from agents.slot_manager.record import Store
+from agents.slot_manager.state import State
+from agents.slot_manager.systemd_boot import SystemdBoot
+from common import files, process
+from tests.fakes.slot_images import BuiltImage
+from tests.fakes.slot_lab import Lab
+
+STEPS: tuple[tuple[object, str, int], ...] = (
+    (Store, "save", 1),
+    (Store, "save", 2),
+    (SystemdBoot, "clear", 1),
+    (partuuid, "set_random", 1),
+    (blockio, "flush", 1),
+    (blockio, "flush", 2),
+    (blockio, "flush", 3),
+    (SystemdBoot, "stage", 1),
+    (partuuid, "set_root_hash", 1),
+    (SystemdBoot, "arm", 1),
+    (SystemdBoot, "clear_overrides", 1),
+    (files, "remove_durable", 1),
+    (files, "rename_durable", 1),
+    # mdir and mcopy come first, then sfdisk twice for the random and twice for the final identity.
+    (process, "run", 3),
+    (process, "run", 4),
+    (process, "run", 5),
+    (process, "run", 6),
+)
+"""Where a step is done, and which of its calls the power cut hits."""
+
+
+class PowerCut(BaseException):
+    """Nothing may catch this but the test."""
+
+
+def _cut(target: Callable[..., Any], *, after: bool, occurrence: int) -> Callable[..., Any]:
+    seen = 0
+
+    def step(*args: Any, **kwargs: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == occurrence and not after:
+            raise PowerCut
+        result = target(*args, **kwargs)
+        if seen == occurrence and after:
+            raise PowerCut
+        return result
+
+    return step
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("owner", "name", "occurrence"), STEPS, ids=[f"{name} {number}" for _, name, number in STEPS]
+)
+def test_a_power_cut_at_any_step_leaves_the_old_slot_booting(
+    lab: Lab,
+    images: dict[str, BuiltImage],
+    owner: object,
+    name: str,
+    occurrence: int,
+    after: bool,
+) -> None:
+    running = lab.data("a"), lab.tree("a"), lab.root_hash("a")
+    (lab.linux / "hypernet_1.5.0+0-3.efi").write_bytes(images["3.0.0"].uki)  # something to be cleared away
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(install, "_abandon", lambda *args: None)
+        patch.setattr(owner, name, _cut(getattr(owner, name), after=after, occurrence=occurrence))
+        with pytest.raises(PowerCut):
+            install.install(lab.machine, str(images["2.0.0"].path))
+
+    view = lab.machine.view()
+    assert (lab.data("a"), lab.tree("a"), lab.root_hash("a")) == running
+    assert view.slots["a"].state is State.GOOD
+    armed = view.slots["b"].state is State.ARMED
+    assert view.slots["b"].default == armed
+    assert view.slots["a"].default != armed
+    if view.slots["b"].state in (State.STAGED, State.ARMED):
+        assert lab.data("b").startswith(images["2.0.0"].root)
+        assert lab.tree("b").startswith(images["2.0.0"].tree)
+    else:
+        assert view.slots["b"].state is State.EMPTY
+
+    install.install(lab.machine, str(images["2.0.0"].path))
+    assert lab.machine.view().slots["b"].state is State.ARMED
+    assert lab.names() == ["hypernet_1.0.0.efi", "hypernet_2.0.0+3.efi"]
