@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a boot without a good verdict leads to. Pure: facts in, one decision out.
+
+The first rule that fits decides, and no rule can make two bad slots alternate:
+
+1. The boot entry had no tries left before this boot: stay. The boot loader had nothing better.
+2. The booted slot was proven good before: stay.
+3. The other slot is known and not good: stay.
+4. The other slot is unknown, slot-manager does not answer: reboot. The boot loader counts.
+5. trial_failure is "retry": reboot. The boot loader counts.
+6. Else: mark the booted slot bad, reboot to the other one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from agents.boot_health.config import TrialFailure
+
+
+class Action(StrEnum):
+    """The three ways out."""
+
+    STAY = "stay"
+    REBOOT = "reboot"
+    ROLLBACK = "rollback"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """exhausted: see boot.exhausted. trial: the booted slot has yet to prove itself. other_good: whether
+    the other slot is good, None if slot-manager could not be asked.
+    """
+
+    exhausted: bool
+    trial: bool
+    other_good: bool | None
+    trial_failure: TrialFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """because: half a sentence, the rule that decided."""
+
+    action: Action
+    because: str
+
+
+def decide(facts: Facts) -> Decision:
+    """Apply the rules above."""
+    if facts.exhausted:
+        return Decision(
+            Action.STAY, "its boot entry had no tries left and the boot loader had nothing better"
+        )
+    if not facts.trial:
+        return Decision(Action.STAY, "the booted slot was proven good before")
+    if facts.other_good is False:
+        return Decision(Action.STAY, "the other slot is not good either")
+    if facts.other_good is None:
+        return Decision(Action.REBOOT, "slot-manager did not answer, so the boot loader counts the tries")
+    if facts.trial_failure is TrialFailure.RETRY:
+        return Decision(Action.REBOOT, "trial_failure is 'retry' and the boot loader counts the tries")
+    return Decision(Action.ROLLBACK, "the booted slot is a trial and the other slot is good")

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks slot-manager about the slots, over the bus: io.hypernet.SlotManager1."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agents.boot_health.errors import SlotsInvalid
+from common import bus
+from common.errors import AgentError, NotRunning
+
+NAME: Final = "io.hypernet.SlotManager1"
+PATH: Final = "/io/hypernet/SlotManager1"
+QUERY_SEC: Final = 20.0
+MARK_SEC: Final = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """trial: the booted slot has yet to prove itself. other_good: the slot that is not booted was proven
+    good.
+    """
+
+    trial: bool
+    other_good: bool
+
+
+def query() -> Slots:
+    """Return what matters about the slots. Raises NotRunning, RemoteError, SlotsInvalid."""
+    return asyncio.run(_query())
+
+
+def mark_booted_bad(reason: str) -> None:
+    """Mark the booted slot bad, so that the boot loader takes the other one. Raises NotRunning,
+    RemoteError.
+    """
+    asyncio.run(_mark_booted_bad(reason))
+
+
+async def _query() -> Slots:
+    try:
+        async with asyncio.timeout(QUERY_SEC), bus.connect() as client:
+            value = await client.get_property(NAME, PATH, NAME, "Slots")
+    except TimeoutError as error:
+        raise NotRunning(f"{NAME} did not answer within {QUERY_SEC:g} s.") from error
+    return interpret(value)
+
+
+async def _mark_booted_bad(reason: str) -> None:
+    async with bus.connect() as client:
+        await client.call(NAME, PATH, NAME, "MarkBad", "ss", "booted", reason, timeout_sec=MARK_SEC)
+
+
+def interpret(value: object) -> Slots:
+    """Read the property Slots (aa{sv}, plain values). Raises SlotsInvalid."""
+    if not isinstance(value, Sequence) or not all(isinstance(item, Mapping) for item in value):
+        raise SlotsInvalid(
+            f"The property Slots of {NAME} is not a list of slots;"
+            " see 'journalctl -u hypernet-slot-manager'."
+        )
+    items: list[Mapping[str, Any]] = list(value)
+    booted = [item for item in items if item.get("booted") is True]
+    others = [item for item in items if item.get("booted") is not True]
+    return Slots(
+        trial=any(item.get("state") == "trying" for item in booted),
+        other_good=any(item.get("state") == "good" for item in others),
+    )
+
+
+def query_or_none() -> tuple[Slots | None, str]:
+    """Return the slots and an empty sentence, or None and the sentence why they are not known."""
+    try:
+        return query(), ""
+    except AgentError as error:
+        return None, str(error)

@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""On a private bus: the service with its XML file, and slot-manager as a fake with the real interface."""
+
+from __future__ import annotations
+
+import asyncio
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents.boot_health import decide, report, service, slots
+from agents.boot_health.engine import CheckResult, Result
+from agents.boot_health.errors import SlotsInvalid
+from agents.boot_health.report import Report
+from agents.boot_health.slots import Slots
+from agents.boot_health.verdict import State
+from common import bus
+from common.errors import ERROR_PREFIX, AgentError, NotRunning
+from tests.fakes.private_bus import private_bus, private_bus_daemon, serving
+
+from .conftest import BOOT_ID, Journal, Tree
+
+__all__ = ["private_bus", "private_bus_daemon"]
+
+XML = Path(__file__).parents[3] / "units/dbus/interfaces/io.hypernet.BootHealth1.xml"
+PROPERTIES = "org.freedesktop.DBus.Properties"
+CHECK = CheckResult("api", True, Result.FAILED, 1.5, 3, "no answer", "exit status 7")
+FAILED = Report(
+    State.FAILED, "Required check failed: api (exit status 7, 3 attempts).", BOOT_ID, True, (CHECK,)
+)
+
+
+def slot(name: str, state: str, *, booted: bool) -> dict[str, Any]:
+    return {"name": name, "state": state, "booted": booted, "tries_left": -1}
+
+
+class OtherSlotNotGood(AgentError):
+    dbus_name = ERROR_PREFIX + "OtherSlotNotGood"
+
+
+@dataclass
+class Machine:
+    """What the fake shows and was told."""
+
+    slots: list[dict[str, Any]]
+    marked: list[tuple[str, str]] = field(default_factory=list)
+
+
+class FakeSlotManager(bus.Interface):
+    INTERFACE = slots.NAME
+
+    def __init__(self, state: Machine, *, refuse: bool = False) -> None:
+        super().__init__()
+        self._state = state
+        self._refuse = refuse
+
+    @bus.prop("Slots", "aa{sv}")
+    def slots(self) -> list[dict[str, Any]]:
+        return self._state.slots
+
+    @bus.method("MarkBad", "ss", "")
+    def mark_bad(self, name: str, reason: str) -> None:
+        if self._refuse:
+            raise OtherSlotNotGood("Slot a is not good.")
+        self._state.marked.append((name, reason))
+
+
+async def on_a_machine_with(state: Machine, work: Any, *, refuse: bool = False) -> Any:
+    def setup(running: bus.Service) -> None:
+        running.export(slots.PATH, FakeSlotManager(state, refuse=refuse))
+
+    async with serving(slots.NAME, setup):
+        return await asyncio.to_thread(work)
+
+
+TRIAL = [slot("a", "good", booted=False), slot("b", "trying", booted=True)]
+
+
+@pytest.mark.parametrize(
+    ("items", "expected"),
+    [
+        (TRIAL, Slots(trial=True, other_good=True)),
+        ([slot("a", "good", booted=True), slot("b", "bad", booted=False)], Slots(False, other_good=False)),
+        ([slot("a", "good", booted=True), slot("b", "good", booted=False)], Slots(False, other_good=True)),
+        (
+            [slot("a", "empty", booted=False), slot("b", "trying", booted=True)],
+            Slots(True, other_good=False),
+        ),
+    ],
+)
+def test_trial_and_other_slot_are_read_from_slot_manager(
+    private_bus: str, items: list[dict[str, Any]], expected: Slots
+) -> None:
+    assert asyncio.run(on_a_machine_with(Machine(items), slots.query)) == expected
+
+
+@pytest.mark.parametrize("value", ["a", [1], 7])
+def test_something_that_is_no_list_of_slots_is_refused(value: object) -> None:
+    with pytest.raises(SlotsInvalid):
+        slots.interpret(value)
+
+
+def test_without_slot_manager_the_answer_is_a_sentence(private_bus: str) -> None:
+    with pytest.raises(NotRunning):
+        slots.query()
+    known, problem = slots.query_or_none()
+    assert known is None
+    assert problem.endswith(".")
+
+
+def decide_on(tree: Tree, state: Machine, *, refuse: bool = False) -> list[str]:
+    done: list[str] = []
+    report.write(tree.places.report, FAILED)
+    hands = decide.Hands(reboot=lambda: done.append("reboot"), failed_units=tuple)
+    asyncio.run(on_a_machine_with(state, lambda: decide.run(tree.places, hands), refuse=refuse))
+    return done
+
+
+def test_a_failed_trial_is_marked_bad_over_the_bus_and_reboots(
+    private_bus: str, tree: Tree, sent: Journal
+) -> None:
+    state = Machine(TRIAL)
+    assert decide_on(tree, state) == ["reboot"]
+    assert state.marked == [("booted", FAILED.reason)]
+
+
+def test_a_refusal_because_of_the_other_slot_keeps_the_machine_in_this_boot(
+    private_bus: str, tree: Tree, sent: Journal
+) -> None:
+    assert decide_on(tree, Machine(TRIAL), refuse=True) == []
+
+
+async def ask(work: Any, tree: Tree) -> Any:
+    running = asyncio.create_task(service.serve(tree.places))
+    try:
+        async with bus.connect() as client:
+            while True:
+                (owned,) = await client.call(
+                    "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "NameHasOwner", "s", service.NAME
+                )
+                if owned:
+                    break
+                assert not running.done()
+                await asyncio.sleep(0.01)
+            return await asyncio.wait_for(work(client), 20)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+def test_the_service_shows_the_report(private_bus: str, tree: Tree) -> None:
+    report.write(tree.places.report, FAILED)
+
+    async def work(client: bus.Client) -> dict[str, Any]:
+        return await client.get_all(service.NAME, service.PATH, service.NAME)
+
+    assert asyncio.run(ask(work, tree)) == {
+        "State": "failed",
+        "Reason": FAILED.reason,
+        "BootId": BOOT_ID,
+        "Trial": True,
+        "Checks": [
+            {
+                "name": "api",
+                "required": True,
+                "result": "failed",
+                "duration_sec": 1.5,
+                "attempts": 3,
+                "output": "no answer",
+            }
+        ],
+    }
+
+
+def test_before_the_first_check_the_state_is_unknown(private_bus: str, tree: Tree) -> None:
+    async def work(client: bus.Client) -> Any:
+        return await client.get_property(service.NAME, service.PATH, service.NAME, "State")
+
+    assert asyncio.run(ask(work, tree)) == "unknown"
+
+
+def test_a_report_that_cannot_be_understood_is_unknown(private_bus: str, tree: Tree, sent: Journal) -> None:
+    tree.places.report.write_text('{"state": "fine"}', encoding="utf-8")
+
+    async def work(client: bus.Client) -> Any:
+        return await client.get_property(service.NAME, service.PATH, service.NAME, "State")
+
+    assert asyncio.run(ask(work, tree)) == "unknown"
+    assert "systemctl restart hypernet-boot-health" in sent.messages[0][1]
+
+
+def test_a_new_report_is_announced(private_bus: str, tree: Tree) -> None:
+    report.write(tree.places.report, Report(State.CHECKING, "", BOOT_ID, True))
+
+    async def work(client: bus.Client) -> tuple[Any, Any]:
+        async with (
+            client.subscribe(service.NAME, "HealthChanged") as health,
+            client.subscribe(PROPERTIES, "PropertiesChanged", service.PATH) as properties,
+        ):
+            report.write(tree.places.report, FAILED)
+            return (await health.get()).args, (await properties.get()).args
+
+    health, properties = asyncio.run(ask(work, tree))
+    assert health == ("failed", FAILED.reason)
+    assert properties[0] == service.NAME
+    assert sorted(properties[1]) == ["Checks", "Reason", "State"]
+
+
+def members(root: ET.Element) -> set[tuple[str, str, tuple[str, ...]]]:
+    (interface,) = [item for item in root.iter("interface") if item.get("name") == service.NAME]
+    return {
+        (
+            item.tag,
+            item.get("name", ""),
+            (
+                item.get("type", ""),
+                item.get("access", ""),
+                *(arg.get("type", "") for arg in item.iter("arg")),
+            ),
+        )
+        for item in interface
+        if item.tag in ("method", "property", "signal")
+    }
+
+
+def test_the_running_service_is_what_its_xml_file_says(private_bus: str, tree: Tree) -> None:
+    async def work(client: bus.Client) -> str:
+        (text,) = await client.call(
+            service.NAME, service.PATH, "org.freedesktop.DBus.Introspectable", "Introspect"
+        )
+        return str(text)
+
+    running = ET.fromstring(asyncio.run(ask(work, tree)))
+    assert members(running) == members(ET.parse(XML).getroot())
