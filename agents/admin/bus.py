@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agents' D-Bus interfaces, one method for each call that hypernet-admin makes."""
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import bus
+from common.errors import NotRunning
+
+_CHANGE_TIMEOUT_SEC = 300.0
+"""Calls that change something wait for a person who types a password (polkit) and for the disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Agent:
+    """An agent's bus name (which is its interface, too), its object, and its unit."""
+
+    name: str
+    path: str
+    unit: str
+
+
+_SLOT_MANAGER = _Agent(
+    "io.hypernet.SlotManager1", "/io/hypernet/SlotManager1", "hypernet-slot-manager.service"
+)
+_BOOT_HEALTH = _Agent(
+    "io.hypernet.BootHealth1", "/io/hypernet/BootHealth1", "hypernet-boot-health-bus.service"
+)
+JOB = "io.hypernet.SlotManager1.Job"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+
+
+class Agents:
+    """The agents on a connected bus.
+
+    Each method raises what `common.bus` raises for a failed call; NotRunning names the unit to look at.
+    """
+
+    def __init__(self, client: bus.Client) -> None:
+        self._client = client
+
+    async def slots(self) -> dict[str, Any]:
+        """Return all properties of the slot manager; raises its error if it finds no slots."""
+        agent = _SLOT_MANAGER
+        values = await self._properties(agent, agent.path, agent.name)
+        if "Slots" not in values:
+            # Together with others, a property that cannot be read is left out; alone it says why.
+            values["Slots"] = await self._client.get_property(agent.name, agent.path, agent.name, "Slots")
+        return values
+
+    async def health(self) -> dict[str, Any]:
+        """Return all properties of boot health."""
+        return await self._properties(_BOOT_HEALTH, _BOOT_HEALTH.path, _BOOT_HEALTH.name)
+
+    async def job(self, path: str) -> dict[str, Any]:
+        """Return all properties of an install job."""
+        return await self._properties(_SLOT_MANAGER, path, JOB)
+
+    def changes(self) -> AbstractAsyncContextManager[bus.SignalQueue]:
+        """Collect the changed properties (PropertiesChanged) of the slot manager and of its jobs."""
+        return self._client.subscribe(_PROPERTIES, "PropertiesChanged", sender=_SLOT_MANAGER.name)
+
+    async def install(self, image: Path) -> str:
+        """Start to install an image (absolute path) and return the object path of the job."""
+        (job,) = await self._change("Install", "sa{sv}", str(image), {})
+        return str(job)
+
+    async def cancel(self, path: str) -> None:
+        """Ask an install job to stop."""
+        await self._change("Cancel", path=path, interface=JOB)
+
+    async def rollback(self, reason: str, *, reboot: bool) -> str:
+        """Make the other slot the default and return its name."""
+        options: dict[str, Any] = {"reboot": reboot}
+        if reason:
+            options["reason"] = reason
+        (slot,) = await self._change("Rollback", "a{sv}", options)
+        return str(slot)
+
+    async def mark_good(self, slot: str) -> None:
+        """Mark a slot ("a", "b", "booted", "other") good."""
+        await self._change("MarkGood", "s", slot)
+
+    async def mark_bad(self, slot: str, reason: str) -> None:
+        """Mark a slot ("a", "b", "booted", "other") bad."""
+        await self._change("MarkBad", "ss", slot, reason)
+
+    async def _properties(self, agent: _Agent, path: str, interface: str) -> dict[str, Any]:
+        try:
+            return await self._client.get_all(agent.name, path, interface)
+        except NotRunning as error:
+            raise _not_running(agent, error) from error
+
+    async def _change(
+        self,
+        member: str,
+        signature: str = "",
+        *arguments: Any,
+        path: str = _SLOT_MANAGER.path,
+        interface: str = _SLOT_MANAGER.name,
+    ) -> tuple[Any, ...]:
+        """Call a method of the slot manager that polkit guards, and let polkit ask the user."""
+        try:
+            return await self._client.call(
+                _SLOT_MANAGER.name,
+                path,
+                interface,
+                member,
+                signature,
+                *arguments,
+                timeout_sec=_CHANGE_TIMEOUT_SEC,
+                interactive=True,
+            )
+        except NotRunning as error:
+            raise _not_running(_SLOT_MANAGER, error) from error
+
+
+def _not_running(agent: _Agent, error: NotRunning) -> NotRunning:
+    return NotRunning(f"{str(error).rstrip('.')}; 'journalctl -u {agent.unit}' says why.")
