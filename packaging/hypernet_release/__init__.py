@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The release tools: build, sign and install system images (`hypernet-image`)."""
