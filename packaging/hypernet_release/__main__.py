@@ -5,52 +5,68 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import errno
+import functools
 import os
 import re
-import subprocess
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.errors import InvalidArgument, report
+from common.errors import AgentError, InvalidArgument, NotPermitted, report
+from common.files import FileSystemFull
 from hypernet_release import build, config, install
 
-_REPOSITORY = Path(__file__).resolve().parents[2]
-_INSTALLED = Path("/usr/share/hypernet-release/image")
+_PROGRAM = "hypernet-image"
+_REPOSITORY_DATA = Path(__file__).resolve().parents[1] / "image"
+_INSTALLED_DATA = Path("/usr/share/hypernet-release/image")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit status of the table in hypernet-image(1)."""
     arguments = _parser().parse_args(argv)
+    # What is written is for others to read, and its modes must not depend on who builds.
+    os.umask(0o022)
+    # Like Ctrl+C, so that temporary folders are removed and programs that we started end.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if os.geteuid() != 0:
-            raise InvalidArgument("building and installing images needs root: owners and loop devices; use sudo")
+            raise NotPermitted(
+                f"{_PROGRAM} {arguments.verb} needs root for file owners and loop devices; use sudo."
+            )
         if arguments.verb == "build":
             print(build.build(_build_request(arguments)))
         else:
             version = install.install(_install_request(arguments))
             print(f"{arguments.disk}: slot A holds {version}; it boots with {install.TRIES} tries")
         return 0
-    except KeyboardInterrupt:
-        print("hypernet-image: interrupted; nothing was kept", file=sys.stderr)
-        return 130
-    except Exception as error:
-        return report(error, program="hypernet-image")
+    except OSError as error:
+        return report(_system_error(error), program=_PROGRAM)
+    except (Exception, KeyboardInterrupt) as error:
+        return report(error, program=_PROGRAM)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="hypernet-image", description="Build and install Hypernet Core system images.")
+    parser = argparse.ArgumentParser(
+        prog=_PROGRAM, description="Build and install Hypernet Core system images."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
     make = verbs.add_parser("build", help="build hypernet-X.Y.Z.img, .img.sha256 and .img.asc")
     make.add_argument("config", type=Path, metavar="CONFIG", help="build-config.yaml")
     make.add_argument("--version", help="version X.Y.Z instead of hypernet_version")
     make.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the image")
-    make.add_argument("--agents", type=Path, metavar="DEB", help="hypernet-agents .deb; default: built from this repository")
+    make.add_argument(
+        "--agents", type=Path, metavar="DEB", help="hypernet-agents; default: built from source"
+    )
     make.add_argument("--gnupg-home", type=Path, metavar="DIR", help="GnuPG home with the signing key")
     make.add_argument("--cache", type=Path, metavar="DIR", help="keep the slow steps' results here")
-    make.add_argument("--overlay", type=Path, action="append", default=[], metavar="DIR", help="files over the root tree")
-    make.add_argument("--package", action="append", default=[], metavar="NAME", help="one more Debian package")
-    make.add_argument("--kernel-arg", action="append", default=[], metavar="ARG", help="one more kernel argument")
+    more = functools.partial(make.add_argument, action="append", default=[])
+    more("--overlay", type=Path, metavar="DIR", help="files over the root tree")
+    more("--package", metavar="NAME", help="one more Debian package")
+    more("--kernel-arg", metavar="ARG", help="one more kernel argument")
+
     put = verbs.add_parser("install", help="lay out a disk and put an image into slot A")
     put.add_argument("image", type=Path, metavar="IMG")
     put.add_argument("disk", type=Path, metavar="DISK", help="block device or file")
@@ -59,43 +75,33 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _image_data() -> Path:
-    inside = _REPOSITORY / "packaging/image"
-    return inside if inside.is_dir() else _INSTALLED
-
-
 def _build_request(arguments: argparse.Namespace) -> build.Request:
     definition = config.load(arguments.config)
-    if arguments.version:
-        config.check_version(arguments.version, "--version")
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", str(build.DEFAULT_EPOCH))
-    if not re.fullmatch(r"[0-9]{1,11}", epoch):
-        raise InvalidArgument(f"SOURCE_DATE_EPOCH: {epoch!r} is not a number of seconds since 1970")
+    version = arguments.version or definition.version
+    _check("--version", [version], config.is_version, config.VERSION_FORM)
+    _check("--package", arguments.package, config.is_package, config.PACKAGE_FORM)
+    _check("--kernel-arg", arguments.kernel_arg, config.is_kernel_arg, config.KERNEL_ARG_FORM)
     for folder in arguments.overlay:
         if not folder.is_dir():
-            raise InvalidArgument(f"--overlay: {folder} is not a folder")
+            raise InvalidArgument(f"--overlay: {folder} is not a folder.")
+    if arguments.agents is not None and not arguments.agents.is_file():
+        raise InvalidArgument(
+            f"--agents: {arguments.agents} is not a file; name the .deb of hypernet-agents."
+        )
     definition = dataclasses.replace(definition, packages=(*definition.packages, *arguments.package))
+    epoch = _epoch()
     return build.Request(
         config=definition,
-        version=arguments.version or definition.version,
-        agents_deb=arguments.agents or _agents_deb(arguments.cache or arguments.output),
+        version=version,
+        agents_deb=arguments.agents,
         image_data=_image_data(),
         output=arguments.output,
         gnupg_home=arguments.gnupg_home,
         cache=arguments.cache,
         overlays=tuple(arguments.overlay),
-        kernel_args=build.kernel_args(arguments.kernel_arg),
-        epoch=int(epoch),
+        kernel_args=tuple(arguments.kernel_arg),
+        epoch=build.DEFAULT_EPOCH if epoch is None else epoch,
     )
-
-
-def _agents_deb(folder: Path) -> Path:
-    """Build hypernet-agents from the repository that this program runs from."""
-    builder = _REPOSITORY / "packaging/build-deb"
-    if not builder.exists():
-        raise InvalidArgument("--agents: name the hypernet-agents .deb that goes into the image")
-    subprocess.run([str(builder), str(folder / "deb")], check=True, stdout=sys.stderr, timeout=600)
-    return max((folder / "deb").glob("hypernet-agents_*.deb"), key=lambda path: path.stat().st_mtime)
 
 
 def _install_request(arguments: argparse.Namespace) -> install.Request:
@@ -105,14 +111,42 @@ def _install_request(arguments: argparse.Namespace) -> install.Request:
         definitions=_image_data() / "repart.d",
         size_bytes=_size(arguments.size) if arguments.size else None,
         wipe=arguments.wipe,
+        epoch=_epoch(),
     )
+
+
+def _check(option: str, values: Sequence[str], allowed: Callable[[str], bool], form: str) -> None:
+    for value in values:
+        if not allowed(value):
+            raise InvalidArgument(f"{option}: '{value}' is not of the form {form}.")
+
+
+def _image_data() -> Path:
+    return _REPOSITORY_DATA if _REPOSITORY_DATA.is_dir() else _INSTALLED_DATA
+
+
+def _epoch() -> int | None:
+    """The time that SOURCE_DATE_EPOCH gives, in seconds since 1970; None if it is not set."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "")
+    if text and not re.fullmatch(r"[0-9]{1,11}", text):
+        raise InvalidArgument(f"SOURCE_DATE_EPOCH: '{text}' is not a number of seconds since 1970.")
+    return int(text) if text else None
 
 
 def _size(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,6})([MGT])", text)
     if not match:
-        raise InvalidArgument(f"--size: {text!r} is not a size such as 4G or 500M")
+        raise InvalidArgument(f"--size: '{text}' is not a size such as 4G or 500M.")
     return int(match[1]) << {"M": 20, "G": 30, "T": 40}[match[2]]
+
+
+def _system_error(error: OSError) -> AgentError:
+    """One sentence for what the operating system refused."""
+    if error.strerror is None:  # shutil.Error: a list of (source, target, why)
+        return AgentError(f"Not all files could be copied: {str(error)[:300]}.")
+    where = error.filename or "the file that was written"
+    kind = FileSystemFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else AgentError
+    return kind(f"Cannot use {where}: {error.strerror}.")
 
 
 if __name__ == "__main__":

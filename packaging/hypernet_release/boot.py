@@ -5,11 +5,10 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import process
+from hypernet_release import tools
 from hypernet_release.errors import BuildError
 from hypernet_release.rootfs import in_tree
 
@@ -17,10 +16,11 @@ _STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 _LOADER = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 _OMIT = "network network-legacy ifcfg nfs iscsi multipath lvm mdraid btrfs dmraid crypt plymouth i18n resume"
 _DRIVERS = (
-    "erofs dm-verity ext4 vfat nls_ascii nls_cp437 virtio_blk virtio_pci virtio_scsi nvme ahci sd_mod usb_storage"
-    " uas megaraid_sas mpt3sas hpsa i6300esb iTCO_wdt sp5100_tco ipmi_watchdog"
+    "erofs dm-verity ext4 vfat nls_ascii nls_cp437 virtio_blk virtio_pci virtio_scsi nvme ahci sd_mod"
+    " usb_storage uas megaraid_sas mpt3sas hpsa i6300esb iTCO_wdt sp5100_tco ipmi_watchdog"
 )
 _PAGE = 0x1000
+_SECTION_ROW = r"^\s*\d+\s+\.\S+\s+([0-9a-f]+)\s+([0-9a-f]+)"  # size and address, as objdump(1) prints them
 ESP_MIN_BYTES = 64 << 20  # room for the FAT32 that UEFI wants, and for loader and UKI
 
 
@@ -37,7 +37,9 @@ def find_kernel(tree: Path) -> Kernel:
     found = sorted((tree / "boot").glob("vmlinuz-*"))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
-        raise BuildError(f"an image needs exactly one kernel, found: {names}; mend packages in build-config.yaml")
+        raise BuildError(
+            f"An image needs one kernel, but this has: {names}; mend packages in its configuration."
+        )
     return Kernel(found[0].name.removeprefix("vmlinuz-"), found[0])
 
 
@@ -46,17 +48,30 @@ def make_initrd(tree: Path, module: Path, target: Path, epoch: int) -> None:
     kernel = find_kernel(tree)
     modules = tree / "usr/lib/dracut/modules.d"
     shutil.copytree(module, modules / module.name, dirs_exist_ok=True)
-    available = {path.name.split(".ko")[0].replace("-", "_") for path in (tree / "usr/lib/modules").rglob("*.ko*")}
-    builtin = (tree / "usr/lib/modules" / kernel.release / "modules.builtin").read_text()
-    available |= {Path(line).name.split(".ko")[0].replace("-", "_") for line in builtin.splitlines()}
+    available = _module_names(tree / "usr/lib/modules" / kernel.release)
     drivers = [name for name in _DRIVERS.split() if name.replace("-", "_") in available]
-    argv = ["dracut", "--force", "--no-hostonly", "--no-hostonly-cmdline", "--reproducible", "--no-early-microcode"]
-    argv += ["--quiet", "--kver", kernel.release, "--add", "systemd-veritysetup hypernet", "--omit", _OMIT]
+    argv = ["dracut", "--force", "--no-hostonly", "--no-hostonly-cmdline", "--reproducible"]
+    argv += [
+        "--no-early-microcode",
+        "--quiet",
+        "--kver",
+        kernel.release,
+        "--add",
+        "systemd-veritysetup hypernet",
+        "--omit",
+        _OMIT,
+    ]
     argv += ["--drivers", " ".join(drivers), "--filesystems", "erofs ext4 vfat", "--gzip", "/tmp/initrd"]
     env = {"SOURCE_DATE_EPOCH": str(epoch), "dracutbasedir": "/usr/lib/dracut"}
     in_tree(tree, argv, timeout_sec=600, env=env)
     shutil.move(tree / "tmp/initrd", target)
     target.chmod(0o644)
+
+
+def _module_names(folder: Path) -> set[str]:
+    """Names of a kernel's modules, built-in ones too, with underscores as lsmod(8) shows them."""
+    files = [*folder.rglob("*.ko*"), *map(Path, (folder / "modules.builtin").read_text().splitlines())]
+    return {path.name.split(".ko")[0].replace("-", "_") for path in files}
 
 
 def make_uki(tree: Path, kernel: Path, initrd: Path, cmdline: str, target: Path, epoch: int) -> None:
@@ -73,20 +88,25 @@ def make_uki(tree: Path, kernel: Path, initrd: Path, cmdline: str, target: Path,
         ".linux": kernel,
         ".initrd": initrd,
     }
-    argv = ["objcopy", "--enable-deterministic-archives"]
+    # The PE header gets the time that the stub has there; it would be the present one otherwise.
+    argv = ["objcopy", "--preserve-dates"]
     address = _end_of_sections(stub)
     for name, path in parts.items():
         argv += [f"--add-section={name}={path}", f"--change-section-vma={name}={address:#x}"]
         address += -(-path.stat().st_size // _PAGE) * _PAGE
-    process.run([*argv, str(stub), str(target)], timeout_sec=120, env={"SOURCE_DATE_EPOCH": str(epoch)})
+    tools.run([*argv, str(stub), str(target)], timeout_sec=120, env={"SOURCE_DATE_EPOCH": str(epoch)})
     cmdline_file.unlink()
 
 
 def _end_of_sections(stub: Path) -> int:
-    listing = process.run(["objdump", "--section-headers", "--wide", str(stub)], timeout_sec=60).stdout.decode()
-    rows = re.findall(r"^\s*\d+\s+\.\S+\s+([0-9a-f]+)\s+([0-9a-f]+)", listing, re.MULTILINE)
+    if not stub.exists():
+        raise BuildError(
+            f"The image has no /{_STUB}; add systemd-boot-efi to packages in its configuration."
+        )
+    completed = tools.run(["objdump", "--section-headers", "--wide", str(stub)], timeout_sec=60)
+    rows = re.findall(_SECTION_ROW, completed.stdout.decode(), re.MULTILINE)
     if not rows:
-        raise BuildError(f"{stub}: no PE sections found; is systemd-boot-efi among the packages?")
+        raise BuildError(f"{stub} has no PE sections; use the one of the package systemd-boot-efi.")
     end = max(int(size, 16) + int(address, 16) for size, address in rows)
     return -(-end // _PAGE) * _PAGE
 
@@ -95,6 +115,10 @@ def make_esp(tree: Path, uki: Path, version: str, target: Path, epoch: int) -> N
     """Make the FAT32 file system image of the ESP: boot loader, its configuration and the UKI."""
     folder = target.with_suffix(".tree")
     loader = tree / _LOADER
+    if not loader.exists():
+        raise BuildError(
+            f"The image has no /{_LOADER}; add systemd-boot-efi to packages in its configuration."
+        )
     (folder / "EFI/BOOT").mkdir(parents=True)
     (folder / "EFI/systemd").mkdir()
     (folder / "EFI/Linux").mkdir()
@@ -111,15 +135,11 @@ def make_esp(tree: Path, uki: Path, version: str, target: Path, epoch: int) -> N
         stream.truncate(size)
     env = {"SOURCE_DATE_EPOCH": str(epoch), "MTOOLS_SKIP_CHECK": "1", "TZ": "UTC"}
     fat = ["mkfs.vfat", "--invariant", "-F", "32", "-s", "1", "-n", "ESP", "-i", "48595052", str(target)]
-    process.run(fat, timeout_sec=60, env=env)
+    tools.run(fat, timeout_sec=60, env=env)
     for path in sorted(folder.rglob("*")):
         inside = f"::/{path.relative_to(folder)}"
-        _copy_to_fat(target, path, inside, env)
+        argv = ["mcopy", "-i", str(target), str(path), inside]
+        if path.is_dir():
+            argv = ["mmd", "-i", str(target), inside]
+        tools.run(argv, timeout_sec=120, env=env)
     shutil.rmtree(folder)
-
-
-def _copy_to_fat(image: Path, path: Path, inside: str, env: dict[str, str]) -> None:
-    argv: Sequence[str] = ["mmd", "-i", str(image), inside]
-    if path.is_file():
-        argv = ["mcopy", "-i", str(image), str(path), inside]
-    process.run(argv, timeout_sec=120, env=env)

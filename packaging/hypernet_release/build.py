@@ -8,35 +8,53 @@ Reproducible: the same configuration, packages and SOURCE_DATE_EPOCH give the sa
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import files, gpt, process
-from hypernet_release import boot, disk, rootfs
-from hypernet_release.cache import Cache, tree_digest
+from common import files, gpt, trust
+from hypernet_release import boot, disk, rootfs, tools
+from hypernet_release.cache import Cache, file_digest, tree_digest
 from hypernet_release.config import BuildConfig
-from hypernet_release.errors import BuildError
+from hypernet_release.errors import BuildError, ToolError
 from hypernet_release.signing import Signer, write_checksum, write_trusted_keys
+from hypernet_release.tools import step
 
 DEFAULT_EPOCH = 1_735_689_600  # 2025-01-01T00:00:00Z, where SOURCE_DATE_EPOCH is not set
-TOOLS = ("mmdebstrap", "mkfs.erofs", "mkfs.vfat", "mcopy", "veritysetup", "sfdisk", "objcopy", "gpg", "unshare")
+LOG = "build.log"
+_CODE = Path(__file__).parent
+_DEB_BUILDER = Path(__file__).parents[1] / "build-deb"
+_TOOLS = (
+    "dpkg-deb",
+    "dpkg-query",
+    "gpg",
+    "mcopy",
+    "mkfs.erofs",
+    "mkfs.vfat",
+    "mmdebstrap",
+    "objcopy",
+    "sfdisk",
+    "systemctl",
+    "tar",
+    "unshare",
+    "veritysetup",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """What one build is asked for.
 
-    image_data: folder with dracut/ (packaging/image of the repository). overlays: folders copied over
-    the tree after the configuration's own. epoch: seconds since 1970 that all times in the image get.
+    agents_deb: hypernet-agents for the image; None: built from the repository that this code is in.
+    image_data: folder with dracut/ (packaging/image of the repository). gnupg_home: None for the user's own.
+    cache: folder for the results of the slow steps, None: not kept. overlays: folders copied over the tree
+    after the configuration's own. kernel_args: behind those of the configuration. epoch: seconds since 1970
+    that all times in the image get.
     """
 
     config: BuildConfig
     version: str
-    agents_deb: Path
+    agents_deb: Path | None
     image_data: Path
     output: Path
     gnupg_home: Path | None
@@ -47,49 +65,60 @@ class Request:
 
 
 def build(request: Request) -> Path:
-    """Build and sign the image; returns its path. Writes nothing to `output` before all is done.
+    """Build and sign the image; returns its path. Only a whole image appears in `output`.
 
-    Raises BuildError, common.process.ProcessError or common.errors.ConfigError.
+    What a failed program said is in `output`/build.log. Raises BuildError, ToolError, ConfigError, OSError.
     """
-    check_tools()
+    tools.require(_TOOLS)
+    if request.config.trusted_keys is not None:
+        trust.load(request.config.trusted_keys)
     signer = Signer(request.gnupg_home, request.config.signing_key)
-    request.output.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".hypernet-image-", dir=request.output) as name:
-        work = Path(name)
-        image = _make_image(request, signer, work)
-        write_checksum(image)
-        signer.sign(image)
-        for path in sorted(work.glob(image.name + "*")):
-            path.replace(request.output / path.name)
-    files.sync_directory(request.output)
-    return request.output / image.name
+    output = request.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
+    log = output / LOG
+    log.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".hypernet-image-", dir=output) as name:
+        try:
+            image = _make_image(request, signer, Path(name))
+        except ToolError as error:
+            if not error.log:
+                raise
+            files.write_atomic(log, error.log.encode())
+            raise BuildError(f"{str(error).rstrip('.')}; {log} has all that it said.") from error
+        with step("Signing"):
+            sidecars = [write_checksum(image), signer.sign(image)]
+        _publish(image, sidecars, output)
+    return output / image.name
 
 
-def check_tools() -> None:
-    """Raise BuildError naming the first program that the build needs and that is not installed."""
-    for tool in TOOLS:
-        if shutil.which(tool, path="/usr/sbin:/usr/bin:/sbin:/bin") is None:
-            raise BuildError(f"{tool} is not installed; the package hypernet-release depends on all that a build needs")
+def _publish(image: Path, sidecars: list[Path], output: Path) -> None:
+    """Move the files to the output folder, the image last: it never lies there with sidecars of another."""
+    for path in (image, *sidecars):
+        # Servers refuse files that somebody else could have changed, and web servers those they cannot read.
+        path.chmod(0o644)
+    files.sync_filesystem(image)
+    (output / image.name).unlink(missing_ok=True)
+    for path in (*sidecars, image):
+        path.replace(output / path.name)
+    files.sync_directory(output)
 
 
 def _make_image(request: Request, signer: Signer, work: Path) -> Path:
-    cache = Cache(request.cache or work / "cache")
-    system, initrd = _system(request, cache, work)
+    system, initrd = _system(request, work)
     tree = work / "tree"
-    with _step("Unpacking the system"):
+    with step("Unpacking the system"):
         rootfs.unpack(system, tree)
         kernel = boot.find_kernel(tree).image.rename(work / "vmlinuz")
-        overlays = list(request.overlays)
         keys = request.config.trusted_keys
         if keys is None:
             keys = work / "trusted-keys"
             write_trusted_keys(signer, keys)
         shutil.copytree(keys, tree / "usr/share/hypernet/trusted-keys")
-        rootfs.settle(tree, request.config, overlays, request.version)
-    with _step("Making root file system and hash tree"):
+        rootfs.settle(tree, request.config, request.overlays, request.version)
+    with step("Making root file system and hash tree"):
         disk.make_root(tree, work / "root.erofs", request.epoch)
         root_hash = disk.make_hash_tree(work / "root.erofs", work / "root.verity")
-    with _step("Making the unified kernel image and the disk image"):
+    with step("Making the unified kernel image and the disk image"):
         command_line = [f"roothash={root_hash}", "ro", *request.config.kernel_args, *request.kernel_args]
         boot.make_uki(tree, kernel, initrd, " ".join(command_line), work / "uki.efi", request.epoch)
         boot.make_esp(tree, work / "uki.efi", request.version, work / "esp.fat", request.epoch)
@@ -104,55 +133,54 @@ def _make_image(request: Request, signer: Signer, work: Path) -> Path:
     return image
 
 
-def _system(request: Request, cache: Cache, work: Path) -> tuple[Path, Path]:
-    """The two slow steps, cached: tar of the installed system with its bytecode, and the initrd."""
+def _system(request: Request, work: Path) -> tuple[Path, Path]:
+    """The slow steps, cached: tar of the installed system with its bytecode, and the initrd."""
     config = request.config
-    epoch = str(request.epoch)
-    base_inputs = [config.base_os.suite, config.mirror, epoch, *config.packages, *config.exclude]
-    base_inputs += rootfs.depends(request.agents_deb)
-    tool = tree_digest(Path(__file__).parent)
+    cache = Cache(request.cache.absolute() if request.cache else work / "cache")
+    agents_deb = request.agents_deb or _build_agents(work / "deb")
+    dependencies = rootfs.depends(agents_deb)
 
     def make_base(target: Path) -> None:
-        with _step("Bootstrapping the base system"):
-            rootfs.bootstrap(config, request.agents_deb, target, request.epoch)
+        with step("Bootstrapping the base system"):
+            rootfs.bootstrap(config, dependencies, target, work, request.epoch)
 
-    base = cache.get("base.tar", [*base_inputs, tool], make_base)
-    agents = process.run(["sha256sum", str(request.agents_deb)], timeout_sec=60).stdout.decode().split()[0]
-    system_inputs = [base.name, agents, config.python_version, *config.dependencies]
+    recipe = [*rootfs.bootstrap_argv(config, dependencies, Path("base.tar")), str(request.epoch)]
+    base = cache.get("base.tar", recipe, make_base)
 
     def make_system(target: Path) -> None:
         tree = work / "system"
-        with _step("Installing agents and Python packages"):
+        with step("Installing agents and Python packages"):
             rootfs.unpack(base, tree)
-            rootfs.install_agents(tree, request.agents_deb, request.epoch)
+            rootfs.install_agents(tree, agents_deb, request.epoch)
             rootfs.install_dependencies(tree, config, request.epoch)
-            rootfs.compile_bytecode(tree, request.epoch)
+            rootfs.compile_bytecode(tree, config.python_version, request.epoch)
             rootfs.pack(tree, target)
             shutil.rmtree(tree)
+
+    system_inputs = [base.name, file_digest(agents_deb), config.python_version, *config.dependencies]
+    system_inputs.append(file_digest(_CODE / "rootfs.py"))
+    system = cache.get("system.tar", system_inputs, make_system)
 
     module = request.image_data / "dracut/90hypernet"
 
     def make_initrd(target: Path) -> None:
         tree = work / "initrd"
-        with _step("Building the initrd"):
+        with step("Building the initrd"):
             rootfs.unpack(base, tree)
             boot.make_initrd(tree, module, target, request.epoch)
             shutil.rmtree(tree)
 
-    system = cache.get("system.tar", system_inputs, make_system)
-    initrd = cache.get("initrd", [base.name, tree_digest(module)], make_initrd)
+    initrd_inputs = [base.name, tree_digest(module), file_digest(_CODE / "boot.py")]
+    initrd = cache.get("initrd", initrd_inputs, make_initrd)
     return system, initrd
 
 
-@contextmanager
-def _step(title: str) -> Iterator[None]:
-    print(f"{title} ...", file=sys.stderr, flush=True)
-    yield
-
-
-def kernel_args(values: Sequence[str]) -> tuple[str, ...]:
-    """Check additional kernel arguments: each one word of printable ASCII. Raises BuildError."""
-    for value in values:
-        if not value.isascii() or not value.isprintable() or " " in value or not value:
-            raise BuildError(f"kernel argument {value!r}: one word of printable ASCII is allowed")
-    return tuple(values)
+def _build_agents(folder: Path) -> Path:
+    """Build hypernet-agents from the repository; returns the .deb."""
+    if not _DEB_BUILDER.exists():
+        raise BuildError("The image needs the .deb of hypernet-agents; name it with --agents.")
+    with step("Building hypernet-agents"):
+        tools.run(
+            [str(_DEB_BUILDER), str(folder)], timeout_sec=600, env={"HOME": str(folder)}, name="build-deb"
+        )
+    return next(folder.glob("hypernet-agents_*.deb"))

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from common import files
+
 
 @dataclass(frozen=True, slots=True)
 class Cache:
@@ -22,7 +24,8 @@ class Cache:
     def get(self, step: str, inputs: Iterable[str], make: Callable[[Path], None]) -> Path:
         """The file of a step, made by `make(path)` unless these very inputs were built before.
 
-        A step that fails leaves nothing behind: it works on a temporary name.
+        A step that fails leaves nothing behind: it works on a temporary name, and only what has reached the
+        disk gets its final one.
         """
         digest = hashlib.sha256("\0".join(inputs).encode()).hexdigest()[:20]
         result = self.folder / f"{step}-{digest}"
@@ -31,10 +34,19 @@ class Cache:
             part = self.folder / f".{result.name}.{os.getpid()}"
             try:
                 make(part)
+                with part.open("rb") as stream:
+                    os.fsync(stream.fileno())
                 part.rename(result)
             finally:
                 part.unlink(missing_ok=True)
+            files.sync_directory(self.folder)
         return result
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def tree_digest(folder: Path) -> str:
@@ -47,5 +59,5 @@ def tree_digest(folder: Path) -> str:
         if path.is_symlink():
             digest.update(os.readlink(path).encode())
         elif path.is_file():
-            digest.update(path.read_bytes())
+            digest.update(file_digest(path).encode())
     return digest.hexdigest()

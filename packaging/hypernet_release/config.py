@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """build-config.yaml: what an image is made of.
 
-Format: a YAML mapping, see hypernet-image(1). Relative paths are relative to the file itself.
+Format: a YAML mapping, see build-config.yaml(5). Relative paths are relative to the file itself.
 """
 
 from __future__ import annotations
@@ -11,29 +11,57 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import config
-from common.errors import ConfigError
 
-VERSION = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+(-[0-9a-z.]+)?", re.ASCII)
+# A part behind '-' would make a version newer than the one without it for the boot loader (UAPI.10), behind
+# '~' it is older: so that is how a release candidate is written.
+_VERSION = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}(~[0-9a-z.]{1,40})?", re.ASCII)
+_PYTHON = re.compile(r"3\.[0-9]{1,2}", re.ASCII)
+_MIRROR = re.compile(r"[a-z]+:/\S+")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+(=[0-9A-Za-z.+:~-]+)?", re.ASCII)
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9A-Za-z.+!]+", re.ASCII)
+_PATTERN = re.compile(r"/\S+")
+_KERNEL_ARG = re.compile(r"(?!roothash=)[!-~]+")
+_FINGERPRINT = re.compile(r"[0-9A-F]{40}")
+
+VERSION_FORM = "X.Y.Z or X.Y.Z~rc1"
+PACKAGE_FORM = "NAME or NAME=VERSION"
+KERNEL_ARG_FORM = "one word of printable ASCII (roothash= is set by the build)"
 
 
 @dataclass(frozen=True, slots=True)
 class BaseOs:
-    """A distribution that mmdebstrap can bootstrap.
+    """A distribution that mmdebstrap(1) can bootstrap.
 
-    suite: its code name; components: of its archive; keyring: path of the keyring package's file.
+    suite: its code name. more_suites: others of the same mirror that are used, too. components: of its
+    archive. keyring: the keys that sign it, from keyring_package. needs_mirror: whether mmdebstrap knows no
+    mirror of its own for the suite.
     """
 
     suite: str
-    components: str
+    more_suites: tuple[str, ...]
+    components: tuple[str, ...]
     keyring: Path
+    keyring_package: str
+    needs_mirror: bool
 
 
+_KEYRINGS = Path("/usr/share/keyrings")
 BASE_OS = {
-    "debian-12": BaseOs("bookworm", "main", Path("/usr/share/keyrings/debian-archive-keyring.gpg")),
+    "debian-12": BaseOs(
+        suite="bookworm",
+        more_suites=(),
+        components=("main",),
+        keyring=_KEYRINGS / "debian-archive-keyring.gpg",
+        keyring_package="debian-archive-keyring",
+        needs_mirror=False,
+    ),
     "ubuntu-24.04-server": BaseOs(
-        "noble", "main,universe", Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
+        suite="noble",
+        more_suites=("noble-updates", "noble-security"),
+        components=("main", "universe"),
+        keyring=_KEYRINGS / "ubuntu-archive-keyring.gpg",
+        keyring_package="ubuntu-keyring",
+        needs_mirror=True,
     ),
 }
 
@@ -69,43 +97,69 @@ def load(path: Path) -> BuildConfig:
     Raises ConfigError with file, line and key for anything that is missing, unknown or malformed.
     """
     section = config.load(path)
-    folder = path.resolve().parent
-    base_name = section.get_enum("base_os", tuple(BASE_OS))
-    version = section.get_str("hypernet_version")
-    check_version(version, section.where)
+    base_os = BASE_OS[section.get_enum("base_os", tuple(BASE_OS))]
+    mirror = _word(section, "mirror", _MIRROR, "URL", "")
+    if base_os.needs_mirror and not mirror:
+        raise section.error("mirror", f"{base_os.suite} has no default mirror; give the URL of one")
     if not section.get_bool("verity", True):
-        raise ConfigError(f"{section.where}: verity: images without dm-verity are not built yet; set it to true")
+        raise section.error("verity", "images without dm-verity are not built; set it to true")
     section.get_enum("filesystem", ("erofs",), "erofs")
     keys = section.section("keys")
+    signing = keys.get_str("signing", "").replace(" ", "").upper()
+    if signing and not _FINGERPRINT.fullmatch(signing):
+        raise keys.error("signing", f"'{signing}' is not a fingerprint of 40 hexadecimal digits")
     trusted = keys.get_str("trusted", "")
-    signing = keys.get_str("signing", "")
-    keys.finish()
     result = BuildConfig(
-        base_os=BASE_OS[base_name],
-        version=version,
-        python_version=section.get_str("python_version"),
-        mirror=section.get_str("mirror", ""),
-        packages=_matching(section, "packages", _PACKAGE, "NAME or NAME=VERSION"),
-        dependencies=_matching(section, "hypernet_dependencies", _REQUIREMENT, "NAME==VERSION"),
-        exclude=section.get_strings("exclude", ()),
-        overlay=tuple(folder / name for name in section.get_strings("overlay", ())),
-        kernel_args=section.get_strings("kernel_command_line", ()),
+        base_os=base_os,
+        version=_word(section, "hypernet_version", _VERSION, VERSION_FORM),
+        python_version=_word(section, "python_version", _PYTHON, "3.N"),
+        mirror=mirror,
+        packages=_words(section, "packages", _PACKAGE, PACKAGE_FORM),
+        dependencies=_words(section, "hypernet_dependencies", _REQUIREMENT, "NAME==VERSION"),
+        exclude=_words(section, "exclude", _PATTERN, "a path pattern such as /usr/share/doc/*"),
+        overlay=tuple(_folder(section, "overlay", path, name) for name in section.get_strings("overlay")),
+        kernel_args=_words(section, "kernel_command_line", _KERNEL_ARG, KERNEL_ARG_FORM),
         signing_key=signing,
-        trusted_keys=folder / trusted if trusted else None,
+        trusted_keys=_folder(keys, "trusted", path, trusted) if trusted else None,
     )
     section.finish()
     return result
 
 
-def check_version(version: str, where: str) -> None:
-    """Raise ConfigError unless `version` is X.Y.Z, optionally with -suffix (semver.org)."""
-    if not VERSION.fullmatch(version):
-        raise ConfigError(f"{where}: hypernet_version: {version!r} is not a version such as 1.2.3 or 1.2.3-rc1")
+def is_version(text: str) -> bool:
+    """Whether a release can have this version: X.Y.Z, with ~SUFFIX for one that comes before X.Y.Z."""
+    return bool(_VERSION.fullmatch(text))
 
 
-def _matching(section: config.Section, key: str, pattern: re.Pattern[str], shape: str) -> tuple[str, ...]:
-    values = section.get_strings(key, ())
+def is_package(text: str) -> bool:
+    """Whether this is a Debian package's name, optionally with =VERSION."""
+    return bool(_PACKAGE.fullmatch(text))
+
+
+def is_kernel_arg(text: str) -> bool:
+    """Whether this is one word for the kernel command line, and none that the build itself sets."""
+    return bool(_KERNEL_ARG.fullmatch(text))
+
+
+def _word(
+    section: config.Section, key: str, pattern: re.Pattern[str], form: str, default: str | None = None
+) -> str:
+    value = section.get_str(key) if default is None else section.get_str(key, default)
+    if value != default and not pattern.fullmatch(value):
+        raise section.error(key, f"'{value}' is not of the form {form}")
+    return value
+
+
+def _words(section: config.Section, key: str, pattern: re.Pattern[str], form: str) -> tuple[str, ...]:
+    values = section.get_strings(key)
     for value in values:
         if not pattern.fullmatch(value):
-            raise ConfigError(f"{section.where}: {key}: {value!r} is not of the form {shape}")
+            raise section.error(key, f"'{value}' is not of the form {form}")
     return values
+
+
+def _folder(section: config.Section, key: str, file: Path, name: str) -> Path:
+    folder = file.resolve().parent / name
+    if not folder.is_dir():
+        raise section.error(key, f"{folder} is not a folder; create it, or mend the name")
+    return folder

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import process
+from hypernet_release import tools
 from hypernet_release.errors import BuildError
 
 _NAMESPACE = uuid.UUID("6d4a0a34-9a0e-4c52-8c57-b21f0c1bd1cd")  # of the UUIDs that we derive
 _ALIGN = 1 << 20
 _CHUNK = 4 << 20
+_SECTOR = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,50 +33,33 @@ class Part:
 
 
 def make_root(tree: Path, target: Path, epoch: int) -> None:
-    """Make the erofs file system: uncompressed and without inline data, so that blocks match between releases."""
+    """Make the erofs file system; all times in it are `epoch` (seconds since 1970).
+
+    It is uncompressed and without inline data, so that equal files are equal blocks in every release.
+    """
     fs_uuid = uuid.uuid5(_NAMESPACE, "root-file-system")
-    argv = ["mkfs.erofs", "-T", str(epoch), "-U", str(fs_uuid), "-E", "noinline_data", str(target), str(tree)]
-    process.run(argv, timeout_sec=600)
+    argv = ["mkfs.erofs", "-T", str(epoch), "-U", str(fs_uuid), "-E", "noinline_data"]
+    tools.run([*argv, str(target), str(tree)], timeout_sec=600)
 
 
 def make_hash_tree(root: Path, target: Path) -> str:
-    """Build the unsalted SHA-256 hash tree of a root image with veritysetup(8); returns the root hash (64 hex digits)."""
+    """Build the unsalted SHA-256 hash tree of a root image with veritysetup(8).
+
+    Returns the root hash, 64 hexadecimal digits.
+    """
     tree_uuid = uuid.uuid5(_NAMESPACE, "hash-tree")
-    argv = ["veritysetup", "format", "--salt=-", f"--uuid={tree_uuid}", "--hash=sha256", str(root), str(target)]
-    for line in process.run(argv, timeout_sec=600).stdout.decode().splitlines():
+    argv = ["veritysetup", "format", "--salt=-", f"--uuid={tree_uuid}", "--hash=sha256"]
+    completed = tools.run([*argv, str(root), str(target)], timeout_sec=600)
+    for line in completed.stdout.decode().splitlines():
         name, _, value = line.partition(":")
         if name == "Root hash":
             return value.strip()
-    raise BuildError("veritysetup format printed no root hash; its version may be too new or too old")
+    raise BuildError("veritysetup printed no root hash; use the version that Debian 12 has.")
 
 
 def part_uuids(root_hash: str) -> tuple[uuid.UUID, uuid.UUID]:
-    """PARTUUIDs of root and tree partition for a root hash (64 hex digits)."""
+    """PARTUUIDs of root and tree partition for a root hash (64 hexadecimal digits)."""
     return uuid.UUID(root_hash[:32]), uuid.UUID(root_hash[32:])
-
-
-def assemble(parts: list[Part], target: Path, identity: str) -> None:
-    """Write the GPT disk image: partitions one after another, aligned to 1 MiB, holes left sparse.
-
-    identity: text that the disk's and the ESP's UUIDs are derived from (equal inputs, equal bytes).
-    """
-    sizes = [-(-part.content.stat().st_size // _ALIGN) * _ALIGN for part in parts]
-    with target.open("wb") as stream:
-        stream.truncate(_ALIGN + sum(sizes) + _ALIGN)
-    script = ["label: gpt", f"label-id: {uuid.uuid5(_NAMESPACE, identity)}", "unit: sectors", "sector-size: 512"]
-    start = _ALIGN
-    offsets = []
-    for part, size in zip(parts, sizes, strict=True):
-        offsets.append(start)
-        fields = (start // 512, size // 512, part.type_uuid, part.part_uuid, part.label)
-        script.append('start={}, size={}, type={}, uuid={}, name="{}"'.format(*fields))
-        start += size
-    argv = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(target)]
-    process.run(argv, timeout_sec=60, stdin="\n".join([*script, ""]).encode())
-    with target.open("r+b") as stream:
-        for part, offset in zip(parts, offsets, strict=True):
-            copy_sparse(part.content, stream.fileno(), offset)
-        os.fsync(stream.fileno())
 
 
 def esp_uuid(identity: str) -> uuid.UUID:
@@ -82,8 +67,32 @@ def esp_uuid(identity: str) -> uuid.UUID:
     return uuid.uuid5(_NAMESPACE, f"esp {identity}")
 
 
-def copy_sparse(source: Path, target_fd: int, offset: int) -> None:
-    """Copy a file to an offset (bytes) of an open file, leaving out chunks of zeros."""
+def assemble(parts: Sequence[Part], target: Path, identity: str) -> None:
+    """Write the GPT disk image: partitions one after another, aligned to 1 MiB, holes left sparse.
+
+    identity: text that the disk's UUID is derived from (equal inputs, equal bytes).
+    """
+    sizes = [-(-part.content.stat().st_size // _ALIGN) * _ALIGN for part in parts]
+    with target.open("wb") as stream:
+        stream.truncate(_ALIGN + sum(sizes) + _ALIGN)
+    script = ["label: gpt", f"label-id: {uuid.uuid5(_NAMESPACE, identity)}", "unit: sectors"]
+    script.append(f"sector-size: {_SECTOR}")
+    start = _ALIGN
+    offsets = []
+    for part, size in zip(parts, sizes, strict=True):
+        offsets.append(start)
+        place = f"start={start // _SECTOR}, size={size // _SECTOR}"
+        script.append(f'{place}, type={part.type_uuid}, uuid={part.part_uuid}, name="{part.label}"')
+        start += size
+    argv = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", str(target)]
+    tools.run(argv, timeout_sec=60, stdin="\n".join([*script, ""]).encode())
+    with target.open("r+b") as stream:
+        for part, offset in zip(parts, offsets, strict=True):
+            _copy_sparse(part.content, stream.fileno(), offset)
+        os.fsync(stream.fileno())
+
+
+def _copy_sparse(source: Path, target_fd: int, offset: int) -> None:
     with source.open("rb", buffering=0) as stream:
         while chunk := stream.read(_CHUNK):
             if chunk.count(0) != len(chunk):
@@ -92,7 +101,7 @@ def copy_sparse(source: Path, target_fd: int, offset: int) -> None:
 
 
 def write_all(target_fd: int, data: bytes, offset: int) -> None:
-    """pwrite(2) until every byte is written."""
+    """pwrite(2) until every byte is written; offset in bytes."""
     view = memoryview(data)
     while view:
         written = os.pwrite(target_fd, view, offset)

@@ -1,30 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hypernet-image install`: lay out a disk, or a file that is one, and put an image into slot A."""
+"""`hypernet-image install`: lay out a disk, or a file that is one, and put an image into slot A.
+
+Nothing is written before the image was found to be whole. The boot entry gets its name last, when all
+else has reached the disk: whatever fails before leaves a disk that does not boot.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
+import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from common import gpt, process
-from hypernet_release import disk
-from hypernet_release.errors import InstallError
+from common import files, gpt, uki
+from hypernet_release import disk, tools
+from hypernet_release.cache import file_digest
+from hypernet_release.errors import InstallError, ToolError
+from hypernet_release.tools import step
 
 TRIES = 3  # boot attempts of a fresh entry, see systemd-boot(7), boot counting
 _CHUNK = 4 << 20
 _CHECKSUM_MAX_BYTES = 4096
+_LAYOUT_MAX_BYTES = 64 << 10
+_TOOLS = ("mcopy", "mren", "sfdisk", "systemd-repart", "wipefs")
+_ENTRIES = "::/EFI/Linux"
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """image: path of a .img with its .sha256 beside it. disk: block device or file.
 
-    size_bytes: size of a file to create; None: the disk exists. wipe: whatever is on the disk is given up.
-    definitions: folder of repart.d files, the layout.
+    definitions: folder of repart.d(5) files, the layout. size_bytes: size of a file to create; None: the
+    disk exists. wipe: whatever is on the disk is given up. epoch: seconds since 1970, the time of the files
+    on the ESP; None: now.
     """
 
     image: Path
@@ -32,108 +44,215 @@ class Request:
     definitions: Path
     size_bytes: int | None
     wipe: bool
+    epoch: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """An image's partitions and its UKI, which lies unpacked with the rest of the ESP in `files`."""
+
+    esp: gpt.Partition
+    root: gpt.Partition
+    tree: gpt.Partition
+    files: Path
+    uki: Path
+    version: str
 
 
 def install(request: Request) -> str:
     """Install and return the version that slot A now holds.
 
-    Raises InstallError, common.gpt's errors or common.process.ProcessError; a disk that failed half way is
-    not bootable, because the boot entry is renamed to its final name last.
+    A file that is created has its name only when it is complete. Raises InstallError, ToolError, OSError and
+    the errors of common.gpt and common.uki.
     """
-    check_checksum(request.image)
-    with request.image.open("rb") as stream:
-        table = gpt.read(stream.fileno(), name=str(request.image))
-    parts = {part.type_uuid: part for part in table.partitions}
-    missing = [kind for kind in (gpt.ESP, gpt.ROOT_X86_64, gpt.ROOT_X86_64_VERITY) if kind not in parts]
-    if missing:
-        raise InstallError(f"{request.image} is not a system image: no partition of type {missing[0]}")
-    _lay_out(request)
-    with request.disk.open("r+b", buffering=0) as target, request.image.open("rb", buffering=0) as source:
-        slots = {part.label: part for part in gpt.read(target.fileno(), name=str(request.disk)).partitions}
-        for label, kind in (("system_a", gpt.ROOT_X86_64), ("system_a_verity", gpt.ROOT_X86_64_VERITY)):
-            part, slot = parts[kind], slots[label]
-            if part.size_bytes > slot.size_bytes:
-                raise InstallError(
-                    f"{request.disk} is too small: {label} got {slot.size_bytes} bytes, the image needs {part.size_bytes}"
-                )
-            _copy(source.fileno(), part, target.fileno(), slot.offset_bytes)
-        os.fsync(target.fileno())
-    for label, kind in (("system_a", gpt.ROOT_X86_64), ("system_a_verity", gpt.ROOT_X86_64_VERITY)):
-        _set_part_uuid(request.disk, slots[label].number, str(parts[kind].unique_uuid))
-    return _fill_esp(request, parts[gpt.ESP].offset_bytes, slots["esp"].offset_bytes)
+    tools.require([*_TOOLS, *_formatters(request.definitions)])
+    with step(f"Checking {request.image}"):
+        check_checksum(request.image)
+    with (
+        TemporaryDirectory(prefix="hypernet-image-") as folder,
+        request.image.open("rb", buffering=0) as source,
+    ):
+        image = _read(request, source.fileno(), Path(folder))
+        with _target(request) as target:
+            with step(f"Partitioning {request.disk}"):
+                _lay_out(request, target)
+            with step(f"Writing {image.version} to slot A"):
+                esp = _fill_slot(request, image, source.fileno(), target)
+                _fill_esp(request, image, target, esp)
+    return image.version
 
 
 def check_checksum(image: Path) -> None:
     """Compare an image with IMAGE.sha256 (sha256sum format). Raises InstallError."""
     sidecar = image.with_name(image.name + ".sha256")
     try:
-        with sidecar.open("rb") as stream:
-            expected = stream.read(_CHECKSUM_MAX_BYTES).decode("ascii", "replace").split()
-        digest = hashlib.sha256()
-        with image.open("rb", buffering=0) as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
+        expected = files.read_bounded(sidecar, _CHECKSUM_MAX_BYTES).decode("ascii", "replace").split()
+        actual = file_digest(image)
     except OSError as error:
-        raise InstallError(f"{error.filename} cannot be read: {error.strerror}; give the image with its .sha256") from error
-    if not expected or expected[0] != digest.hexdigest():
-        raise InstallError(f"{image} does not have the checksum in {sidecar.name}; fetch the image again")
+        raise InstallError(
+            f"{image} cannot be read: {error.strerror}; name the .img of a release."
+        ) from error
+    except files.FileError as error:
+        raise InstallError(f"{str(error).rstrip('.')}; it belongs beside the image.") from error
+    if expected[:1] != [actual]:
+        raise InstallError(f"{image} does not have the checksum in {sidecar.name}; fetch the image again.")
 
 
-def _lay_out(request: Request) -> None:
-    empty = "refuse"
-    argv = ["systemd-repart", "--dry-run=no", f"--definitions={request.definitions}", "--no-pager"]
-    if request.size_bytes is not None:
-        if request.disk.exists() and not request.wipe:
-            raise InstallError(f"{request.disk} exists; give another name, or --wipe to give up what is on it")
-        request.disk.unlink(missing_ok=True)
-        empty = "create"
-        argv.append(f"--size={request.size_bytes}")
-    elif not request.disk.exists():
-        raise InstallError(f"{request.disk} does not exist; name a disk, or --size to create a file")
-    elif not stat.S_ISBLK(request.disk.stat().st_mode) and not request.disk.is_file():
-        raise InstallError(f"{request.disk} is neither a disk nor a file")
-    else:
-        empty = "force" if request.wipe else "require"
+def _formatters(definitions: Path) -> list[str]:
+    """The programs that make the file systems of a layout."""
+    texts = (
+        files.read_bounded(path, _LAYOUT_MAX_BYTES).decode() for path in sorted(definitions.glob("*.conf"))
+    )
+    kinds = {kind for text in texts for kind in re.findall(r"^Format=(\w+)$", text, re.MULTILINE)}
+    return sorted(f"mkfs.{kind}" for kind in kinds)
+
+
+def _read(request: Request, fd: int, folder: Path) -> _Image:
+    """Look into the image and unpack its ESP to `folder`. Raises InstallError if it is no system image."""
+    table = gpt.read(fd, name=str(request.image))
+    found = []
+    for kind, what in ((gpt.ESP, "ESP"), (gpt.ROOT_X86_64, "root"), (gpt.ROOT_X86_64_VERITY, "hash tree")):
+        partitions = table.by_type(kind)
+        if len(partitions) != 1:
+            raise _no_image(request, f"it has {len(partitions)} {what} partitions instead of one")
+        found.append(partitions[0])
+    esp, root, tree = found
+    source = f"{request.image}@@{esp.offset_bytes}"
+    tools.run(
+        ["mcopy", "-s", "-Q", "-i", source, "::/", str(folder)], timeout_sec=120, env=_environment(request)
+    )
+    kernels = sorted(folder.rglob("EFI/Linux/*.efi"))
+    if len(kernels) != 1:
+        raise _no_image(request, f"its ESP holds {len(kernels)} unified kernel images instead of one")
+    facts = uki.read(kernels[0])
+    if facts.image_id != "hypernet" or not facts.image_version:
+        raise _no_image(request, "its unified kernel image is not one of ours")
+    if facts.root_hash != root.unique_uuid.hex + tree.unique_uuid.hex:
+        raise _no_image(request, "its unified kernel image starts another root file system than it holds")
+    return _Image(esp, root, tree, folder, kernels[0], facts.image_version)
+
+
+def _no_image(request: Request, why: str) -> InstallError:
+    return InstallError(
+        f"{request.image} is not a system image: {why}; name one made by hypernet-image build."
+    )
+
+
+@contextmanager
+def _target(request: Request) -> Iterator[Path]:
+    """Where to work: the disk itself, or a file in a hidden folder that gets its name at the end."""
+    name = request.disk
+    if request.size_bytes is None:
+        _check_disk(name, wipe=request.wipe)
+        yield name
+        return
+    if name.exists() and not name.is_file():
+        raise InstallError(
+            f"{name} is no file, so it cannot be created with --size; leave --size out for a disk."
+        )
+    if name.exists() and not request.wipe:
+        raise InstallError(f"{name} exists; give another name, or --wipe to give up what is in it.")
+    with TemporaryDirectory(prefix=".hypernet-image-", dir=name.absolute().parent) as folder:
+        part = Path(folder) / name.name
+        yield part
+        part.replace(name)
+    files.sync_directory(name.absolute().parent)
+
+
+def _check_disk(path: Path, *, wipe: bool) -> None:
     try:
-        process.run([*argv, f"--empty={empty}", str(request.disk)], timeout_sec=900)
-    except process.ProcessError as error:
-        hint = "; a disk that holds partitions is only taken with --wipe" if empty == "require" else ""
-        raise InstallError(f"{request.disk} could not be partitioned: {error}{hint}") from error
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise InstallError(f"{path} does not exist; name a disk, or --size to create a file.") from None
+    if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
+        raise InstallError(f"{path} is neither a disk nor a file; name one, such as /dev/sda.")
+    if stat.S_ISBLK(mode):
+        try:
+            # For block devices this asks whether anything on it is mounted or otherwise in use (open(2)).
+            os.close(os.open(path, os.O_RDONLY | os.O_EXCL))
+        except OSError as error:
+            raise InstallError(f"{path} is in use: {error.strerror}; unmount what is on it.") from error
+    listing = tools.run(["wipefs", "--noheadings", "--output=TYPE", str(path)], timeout_sec=60)
+    holds = ", ".join(dict.fromkeys(listing.stdout.decode().split()))
+    if holds and not wipe:
+        raise InstallError(
+            f"{path} is not empty ({holds}); name another disk, or --wipe to give up what is on it."
+        )
+
+
+def _lay_out(request: Request, target: Path) -> None:
+    # Not seeded from this machine's ID, as would be the default: two servers' disks must differ.
+    argv = ["systemd-repart", "--dry-run=no", "--no-pager", "--seed=random"]
+    argv.append(f"--definitions={request.definitions}")
+    if request.size_bytes is None:
+        argv.append(f"--empty={'force' if request.wipe else 'require'}")
+    else:
+        argv += ["--empty=create", f"--size={request.size_bytes}"]
+    try:
+        tools.run([*argv, str(target)], timeout_sec=900, env=_environment(request))
+    except ToolError as error:
+        raise InstallError(f"{request.disk} could not be partitioned: {error}") from error
+
+
+def _fill_slot(request: Request, image: _Image, source_fd: int, target: Path) -> gpt.Partition:
+    """Copy root and hash tree to slot A and give them their PARTUUIDs; returns the ESP of the disk."""
+    with target.open("r+b", buffering=0) as stream:
+        table = gpt.read(stream.fileno(), name=str(request.disk))
+        esp, root, tree = (_labelled(table, label) for label in ("esp", "system_a", "system_a_verity"))
+        for part, slot in ((image.root, root), (image.tree, tree)):
+            if part.size_bytes > slot.size_bytes:
+                raise InstallError(
+                    f"{request.disk} is too small: the image needs {part.size_bytes} bytes in {slot.label}, "
+                    f"which got {slot.size_bytes}; take a larger disk."
+                )
+            _copy(source_fd, part, stream.fileno(), slot.offset_bytes)
+        os.fsync(stream.fileno())
+    sfdisk = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--part-uuid", str(target)]
+    for part, slot in ((image.root, root), (image.tree, tree)):
+        tools.run([*sfdisk, str(slot.number), str(part.unique_uuid)], timeout_sec=60)
+    return esp
+
+
+def _labelled(table: gpt.Table, label: str) -> gpt.Partition:
+    partitions = table.by_label(label)
+    if len(partitions) != 1:
+        raise InstallError(
+            f"The layout makes {len(partitions)} partitions {label}, one is needed; mend repart.d."
+        )
+    return partitions[0]
 
 
 def _copy(source_fd: int, part: gpt.Partition, target_fd: int, offset: int) -> None:
     position = part.offset_bytes
-    end = position + part.size_bytes
-    while position < end:
-        chunk = os.pread(source_fd, min(_CHUNK, end - position), position)
+    while position < part.end_bytes:
+        chunk = os.pread(source_fd, min(_CHUNK, part.end_bytes - position), position)
         if not chunk:
-            raise InstallError("the image became shorter while it was read; copy it to a local disk first")
+            raise InstallError("The image became shorter while it was read; copy it to a local disk first.")
         disk.write_all(target_fd, chunk, offset)
         position += len(chunk)
         offset += len(chunk)
 
 
-def _set_part_uuid(target: Path, number: int, part_uuid: str) -> None:
-    argv = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--part-uuid", str(target), str(number), part_uuid]
-    process.run(argv, timeout_sec=60)
+def _fill_esp(request: Request, image: _Image, target: Path, esp: gpt.Partition) -> None:
+    """Copy the image's ESP; its UKI gets the name by which the boot loader finds it when all is on disk."""
+    fat = ["-i", f"{target}@@{esp.offset_bytes}"]
+    env = _environment(request)
+    entry = f"{image.uki.stem}+{TRIES}.efi"
+    part = image.files / f"{entry}.part"
+    image.uki.rename(part)
+    top = sorted(str(path) for path in image.files.iterdir() if path != part)
+    tools.run(["mcopy", "-s", "-Q", *fat, *top, "::/"], timeout_sec=120, env=env)
+    tools.run(["mcopy", "-Q", *fat, str(part), f"{_ENTRIES}/{part.name}"], timeout_sec=120, env=env)
+    _flush(target)
+    tools.run(["mren", *fat, f"{_ENTRIES}/{part.name}", entry], timeout_sec=60, env=env)
+    _flush(target)
 
 
-def _fill_esp(request: Request, source_offset: int, target_offset: int) -> str:
-    """Copy the image's ESP, its UKI last and under its counted name; returns the version in that name."""
-    source = f"{request.image}@@{source_offset}"
-    target = f"{request.disk}@@{target_offset}"
-    env = {"MTOOLS_SKIP_CHECK": "1"}
-    with TemporaryDirectory(prefix="hypernet-image-") as name:
-        folder = Path(name)
-        process.run(["mcopy", "-s", "-Q", "-i", source, "::/", str(folder)], timeout_sec=120, env=env)
-        kernels = sorted(folder.rglob("EFI/Linux/*.efi"))
-        if len(kernels) != 1:
-            raise InstallError(f"{request.image} is not a system image: its ESP holds {len(kernels)} UKIs instead of one")
-        counted = f"{kernels[0].stem}+{TRIES}.efi"
-        kernels[0].rename(folder / counted)
-        top = sorted(str(path) for path in folder.iterdir() if path.name != counted)
-        process.run(["mcopy", "-s", "-Q", "-i", target, *top, "::/"], timeout_sec=120, env=env)
-        process.run(["mcopy", "-Q", "-i", target, str(folder / counted), f"::/EFI/Linux/{counted}"], timeout_sec=120, env=env)
-    with request.disk.open("r+b") as stream:
+def _flush(path: Path) -> None:
+    with path.open("r+b") as stream:
         os.fsync(stream.fileno())
-    return kernels[0].stem.removeprefix("hypernet_")
+
+
+def _environment(request: Request) -> dict[str, str]:
+    env = {"MTOOLS_SKIP_CHECK": "1", "TZ": "UTC"}
+    return env if request.epoch is None else env | {"SOURCE_DATE_EPOCH": str(request.epoch)}

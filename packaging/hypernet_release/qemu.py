@@ -231,7 +231,7 @@ def accelerator() -> Sequence[str]:
     kvm = ["-accel", "kvm", "-cpu", "host"]
     if os.access("/dev/kvm", os.R_OK | os.W_OK) and _firmware_starts(kvm):
         return kvm
-    return ["-accel", "tcg,thread=multi", "-cpu", "Nehalem"]
+    return ["-accel", "tcg,thread=multi", "-cpu", "qemu64,-svm"]
 
 
 def _firmware_starts(options: Sequence[str]) -> bool:

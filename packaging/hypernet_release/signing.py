@@ -3,30 +3,39 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import gnupg
 
 from common import files
+from hypernet_release import tools
+from hypernet_release.cache import file_digest
 from hypernet_release.errors import BuildError
-
-_CHUNK = 4 << 20
 
 
 class Signer:
     """A secret key in a GnuPG home."""
 
     def __init__(self, home: Path | None, fingerprint: str) -> None:
-        """fingerprint: 40 hex digits, or empty for the home's only secret key. Raises BuildError if there is no such key."""
+        """home: None for the user's own. fingerprint: 40 hex digits, or empty for the home's only key.
+
+        Raises BuildError if there is no such key, ToolError without gpg.
+        """
+        tools.require(["gpg"])
+        if home is not None and not home.is_dir():
+            raise BuildError(f"--gnupg-home: {home} is not a folder; name the one with the signing key.")
         self._gpg = gnupg.GPG(gnupghome=str(home) if home else None)
-        where = home or "the GnuPG home"
-        keys = [key["fingerprint"] for key in self._gpg.list_keys(secret=True)]
+        where = home or "your GnuPG home"
+        keys = [str(key["fingerprint"]) for key in self._gpg.list_keys(secret=True)]
         if fingerprint and fingerprint.upper() not in keys:
-            raise BuildError(f"{where} has no secret key {fingerprint}; import it or mend keys.signing")
-        if not fingerprint and len(keys) != 1:
-            raise BuildError(f"{where} has {len(keys)} secret keys; name the signing key's fingerprint in keys.signing")
-        self.fingerprint: str = fingerprint.upper() or keys[0]
+            raise BuildError(
+                f"There is no secret key {fingerprint} in {where}; import it or mend keys.signing."
+            )
+        if not keys:
+            raise BuildError(f"There is no secret key in {where}; import the signing key, or --gnupg-home.")
+        if not fingerprint and len(keys) > 1:
+            raise BuildError(f"There are {len(keys)} secret keys in {where}; name one in keys.signing.")
+        self.fingerprint = fingerprint.upper() or keys[0]
 
     def public_key(self) -> str:
         """The armoured public key."""
@@ -46,26 +55,27 @@ class Signer:
                 extra_args=["--digest-algo", "SHA512", "--yes"],
             )
         if result.status != "signature created" or not signature.exists():
-            raise BuildError(f"{image.name} could not be signed by {self.fingerprint}: gpg says {result.status!r}")
+            said = [line for line in str(result.stderr).splitlines() if line.startswith("gpg: ")]
+            why = said[-1].removeprefix("gpg: ") if said else f"gpg says '{result.status}'"
+            raise BuildError(f"{image.name} could not be signed by {self.fingerprint}: {why}.")
         return signature
 
 
 def write_checksum(image: Path) -> Path:
     """Write IMAGE.sha256 in the format of sha256sum(1); returns its path."""
-    digest = hashlib.sha256()
-    with image.open("rb", buffering=0) as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
     checksum = image.with_name(image.name + ".sha256")
-    files.write_atomic(checksum, f"{digest.hexdigest()}  {image.name}\n".encode())
+    files.write_atomic(checksum, f"{file_digest(image)}  {image.name}\n".encode())
     return checksum
 
 
 def write_trusted_keys(signer: Signer, folder: Path) -> None:
-    """Make a trusted key set with one key, the signer's: NAME.asc and fingerprints.yaml."""
+    """Make a trusted key set with one key, the signer's: release.asc and fingerprints.yaml."""
     folder.mkdir(parents=True)
     (folder / "release.asc").write_text(signer.public_key())
     (folder / "fingerprints.yaml").write_text(
         "# Primary keys whose signatures this machine accepts, see trusted-keys(5).\n"
-        f"fingerprints:\n  - fingerprint: {signer.fingerprint}\n    purpose: release\n    channels: [stable]\n"
+        "fingerprints:\n"
+        f"  - fingerprint: {signer.fingerprint}\n"
+        "    purpose: release\n"
+        "    channels: [stable]\n"
     )

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""System images for the VM tests, built by the real release tools: good ones and ones that fail at each stage."""
+
+import fcntl
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypernet_release.cache import tree_digest
+from hypernet_release.signing import Signer
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+EXPIRED_FROM = "20250101T000000"  # an instant at which the expired key was valid
+
+START = "0.1.0"
+GOOD = "0.2.0"
+UNHEALTHY = "0.3.0"
+PANIC = "0.4.0"
+NO_ROOT = "0.5.0"
+
+_BROKEN_CHECK = """health_checks:
+  - name: application
+    command: /bin/false
+    attempts: 1
+"""
+# What makes a version fail: a health check, a kernel without any init, an initrd without a disk driver.
+KERNEL_ARGS: Mapping[str, Sequence[str]] = {
+    PANIC: ("rdinit=/nonexistent",),
+    NO_ROOT: ("modprobe.blacklist=virtio_blk",),
+}
+
+
+@dataclass(frozen=True)
+class Releases:
+    """folder: holds hypernet-VERSION.img with sidecars, and is what the guests see. keys: name to GnuPG home."""
+
+    folder: Path
+    keys: Mapping[str, Path]
+
+    def image(self, version: str) -> Path:
+        return self.folder / f"hypernet-{version}.img"
+
+    def sign(self, image: Path, key: str) -> None:
+        """Sign with the key "release", "stranger" (not trusted) or "expired" (trusted once)."""
+        if key != "expired":
+            Signer(self.keys[key], "").sign(image)
+            return
+        gpg = ["gpg", "--batch", "--quiet", "--yes", "--homedir", str(self.keys[key])]
+        gpg += ["--faked-system-time", f"{EXPIRED_FROM}!", "--armor", "--detach-sign"]
+        subprocess.run([*gpg, str(image)], check=True, timeout=300)
+
+
+def prepare(cache: Path) -> Releases:
+    """Build what is missing in the cache folder, or was made of other sources; only one process at a time does."""
+    cache.mkdir(parents=True, exist_ok=True)
+    releases = Releases(cache / "releases", {name: cache / f"gnupg-{name}" for name in ("release", "stranger", "expired")})
+    with _locked(cache / "lock"):
+        _make_keys(releases)
+        inputs = "".join(tree_digest(REPOSITORY / name) for name in ("agents", "common", "packaging", "units"))
+        for version in (START, GOOD, UNHEALTHY, PANIC, NO_ROOT):
+            stamp = releases.folder / f"{version}.inputs"
+            if not stamp.exists() or stamp.read_text() != inputs:
+                build(releases, version, output=releases.folder, cache=cache / "steps")
+                stamp.write_text(inputs)
+    return releases
+
+
+def build(releases: Releases, version: str, *, output: Path, cache: Path | None) -> Path:
+    """Run `hypernet-image build` for one version; cache: folder for finished steps. Returns the image's path."""
+    argv = [sys.executable, "-m", "hypernet_release", "build", str(REPOSITORY / "packaging/image/build-config.yaml")]
+    argv += ["--version", version, "--output", str(output), "--gnupg-home", str(releases.keys["release"])]
+    argv += ["--package", "qemu-guest-agent", "--overlay", str(REPOSITORY / "packaging/image/demo")]
+    argv += [f"--overlay={overlay}" for overlay in _overlays(releases, version)]
+    argv += [f"--kernel-arg={argument}" for argument in KERNEL_ARGS.get(version, ())]
+    if cache:
+        argv += ["--cache", str(cache)]
+    path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "packaging")])
+    subprocess.run(argv, check=True, timeout=1200, env={**os.environ, "PYTHONPATH": path})
+    return output / f"hypernet-{version}.img"
+
+
+def _overlays(releases: Releases, version: str) -> Iterator[Path]:
+    folder = releases.folder.parent
+    yield _trusted_overlay(releases, folder)
+    if version == UNHEALTHY:
+        check = folder / "unhealthy/usr/lib/hypernet/health.d/90-application.yaml"
+        check.parent.mkdir(parents=True, exist_ok=True)
+        check.write_text(_BROKEN_CHECK)
+        yield folder / "unhealthy"
+
+
+def _trusted_overlay(releases: Releases, cache: Path) -> Path:
+    """Trusted keys of the images: the release key, and one that has expired since."""
+    overlay = cache / "trusted"
+    folder = overlay / "usr/share/hypernet/trusted-keys"
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = ["fingerprints:"]
+    for name in ("release", "expired"):
+        signer = Signer(releases.keys[name], "")
+        (folder / f"{name}.asc").write_text(signer.public_key())
+        lines += [f"  - fingerprint: {signer.fingerprint}", "    purpose: release", "    channels: [stable]"]
+    (folder / "fingerprints.yaml").write_text("\n".join([*lines, ""]))
+    return overlay
+
+
+def _make_keys(releases: Releases) -> None:
+    for name, home in releases.keys.items():
+        if home.exists():
+            continue
+        home.mkdir(mode=0o700, parents=True)
+        gpg = ["gpg", "--batch", "--quiet", "--homedir", str(home), "--passphrase="]
+        lifetime = "never"
+        if name == "expired":
+            gpg += ["--faked-system-time", f"{EXPIRED_FROM}!"]
+            lifetime = "30d"
+        user = f"Hypernet test {name} <{name}@example.org>"
+        subprocess.run([*gpg, "--quick-generate-key", user, "ed25519", "sign", lifetime], check=True, timeout=120)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

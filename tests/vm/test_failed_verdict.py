@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new version that comes up but is not healthy: the machine goes back by itself and can say why."""
+
+from tests.vm.releases import START, UNHEALTHY
+from tests.vm.server import Server
+
+BACK_SEC = 900.0
+TRIES = 3
+
+
+def test_failed_health_check_leads_back_to_the_old_slot_after_one_boot(server: Server) -> None:
+    server.update(UNHEALTHY)
+    new = server.slot("b")["root_hash"]
+
+    boots = server.reboot_until(START, BACK_SEC)
+
+    assert (boots.count(new), boots[-1]) == (1, server.slot("a")["root_hash"])
+    assert server.running() == (START, "good")
+    assert server.system_state() == "running"
+
+
+def test_status_says_why_the_machine_went_back(server: Server) -> None:
+    last = server.status()["last_rollback"]
+
+    assert (last["from_version"], last["to_version"]) == (UNHEALTHY, START)
+    assert "application" in last["reason"]
+    assert (server.slot("b")["state"], server.slot("b")["reason"]) == ("bad", last["reason"])
+    assert last["reason"] in server.admin("status").out
+
+
+def test_journal_of_both_boots_is_kept(server: Server) -> None:
+    assert "the booted slot is a trial and the other slot is good" in server.journal(
+        "--boot=-1", "--unit=hypernet-boot-failed.service"
+    )
+
+
+def test_with_retry_the_tries_are_used_up_first(server: Server) -> None:
+    server.machine.check("/bin/sh", "-c", "echo 'trial_failure: retry' > /config/hypernet/health.yaml")
+    server.update(UNHEALTHY)
+    new = server.slot("b")["root_hash"]
+
+    boots = server.reboot_until(START, TRIES * BACK_SEC)
+
+    assert boots == [new] * TRIES + [server.slot("a")["root_hash"]]
+    assert (server.running(), server.slot("b")["state"]) == ((START, "good"), "bad")
