@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""packaging/demo: build four versions, install one, and let a virtual machine update itself and go back by itself."""
+"""packaging/demo: build four versions, install one, let a machine update itself and go back by itself."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Builds(threading.Thread):
 
 
 class Show:
-    """What the person in front of the screen sees: a headline for each act, and the machine's console below it."""
+    """What the person at the screen sees: a headline for each act, the machine's console below it."""
 
     def __init__(self) -> None:
         self._begin = time.monotonic()
@@ -92,9 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _perform(*, shell: bool) -> None:
     show = Show()
-    show.act(
-        "Building image 0.1.0 from Debian packages; 0.2.0 (good), 0.3.0 (not healthy), 0.4.0 (panics) follow meanwhile"
-    )
+    show.act("Building 0.1.0 from Debian packages; 0.2.0 (good), 0.3.0 (not healthy), 0.4.0 (panics) follow")
     shutil.rmtree(_WORK / "machine", ignore_errors=True)
     (_WORK / "machine").mkdir(parents=True)
     _make_key()
@@ -194,7 +192,7 @@ def _settle(machine: Machine, version: str) -> None:
 
 
 def _reboot(machine: Machine, version: str) -> None:
-    """Reboot, and wait until `version` runs in a later boot, through all reboots that the machine does by itself."""
+    """Reboot, and wait until `version` runs again, through all reboots that the machine does by itself."""
     before = machine.check("/bin/cat", "/proc/sys/kernel/random/boot_id")
     machine.run("/bin/systemctl", "reboot")
     machine.wait_until(

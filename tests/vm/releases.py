@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""System images for the VM tests, built by the real release tools: good ones and ones that fail at each stage."""
+"""System images for the VM tests, built by the real release tools: good ones, one for each way to fail."""
 
 import fcntl
 import os
@@ -36,7 +36,7 @@ KERNEL_ARGS: Mapping[str, Sequence[str]] = {
 
 @dataclass(frozen=True)
 class Releases:
-    """folder: holds hypernet-VERSION.img with sidecars, and is what the guests see. keys: name to GnuPG home."""
+    """folder: hypernet-VERSION.img with sidecars; the guests see it. keys: name to GnuPG home."""
 
     folder: Path
     keys: Mapping[str, Path]
@@ -55,12 +55,16 @@ class Releases:
 
 
 def prepare(cache: Path) -> Releases:
-    """Build what is missing in the cache folder, or was made of other sources; only one process at a time does."""
+    """Build what is missing in the cache folder or was made of other sources; one process at a time."""
     cache.mkdir(parents=True, exist_ok=True)
-    releases = Releases(cache / "releases", {name: cache / f"gnupg-{name}" for name in ("release", "stranger", "expired")})
+    releases = Releases(
+        cache / "releases", {name: cache / f"gnupg-{name}" for name in ("release", "stranger", "expired")}
+    )
     with _locked(cache / "lock"):
         _make_keys(releases)
-        inputs = "".join(tree_digest(REPOSITORY / name) for name in ("agents", "common", "packaging", "units"))
+        inputs = "".join(
+            tree_digest(REPOSITORY / name) for name in ("agents", "common", "packaging", "units")
+        )
         for version in (START, GOOD, UNHEALTHY, PANIC, NO_ROOT):
             stamp = releases.folder / f"{version}.inputs"
             if not stamp.exists() or stamp.read_text() != inputs:
@@ -70,8 +74,14 @@ def prepare(cache: Path) -> Releases:
 
 
 def build(releases: Releases, version: str, *, output: Path, cache: Path | None) -> Path:
-    """Run `hypernet-image build` for one version; cache: folder for finished steps. Returns the image's path."""
-    argv = [sys.executable, "-m", "hypernet_release", "build", str(REPOSITORY / "packaging/image/build-config.yaml")]
+    """Run `hypernet-image build` for one version and return the image. cache: folder for finished steps."""
+    argv = [
+        sys.executable,
+        "-m",
+        "hypernet_release",
+        "build",
+        str(REPOSITORY / "packaging/image/build-config.yaml"),
+    ]
     argv += ["--version", version, "--output", str(output), "--gnupg-home", str(releases.keys["release"])]
     argv += ["--package", "qemu-guest-agent", "--overlay", str(REPOSITORY / "packaging/image/demo")]
     argv += [f"--overlay={overlay}" for overlay in _overlays(releases, version)]
@@ -118,7 +128,9 @@ def _make_keys(releases: Releases) -> None:
             gpg += ["--faked-system-time", f"{EXPIRED_FROM}!"]
             lifetime = "30d"
         user = f"Hypernet test {name} <{name}@example.org>"
-        subprocess.run([*gpg, "--quick-generate-key", user, "ed25519", "sign", lifetime], check=True, timeout=120)
+        subprocess.run(
+            [*gpg, "--quick-generate-key", user, "ed25519", "sign", lifetime], check=True, timeout=120
+        )
 
 
 @contextmanager

@@ -73,7 +73,7 @@ class Server:
         self.wait_settled(after=before)
 
     def reboot_until(self, version: str, timeout_sec: float) -> list[str]:
-        """Reboot and wait until `version` is up and settled, through whatever reboots the machine does by itself.
+        """Reboot and wait until `version` is up and settled, through all reboots that happen by themselves.
 
         Returns the root hashes of all boots since, in order, this last one included.
         """
@@ -81,7 +81,9 @@ class Server:
         before = self.boot_id()
         self.machine.run("/bin/systemctl", "reboot")
         self.machine.wait_until(
-            lambda: self.boot_id() != before and self.machine.version() == version, f"{version} running", timeout_sec
+            lambda: self.boot_id() != before and self.machine.version() == version,
+            f"{version} running",
+            timeout_sec,
         )
         self.wait_settled(after=before)
         return self.machine.boots()[known:]
@@ -102,4 +104,3 @@ def install_server(releases: Releases, folder: Path, version: str) -> Path:
     )
     install.install(request)
     return disk
-

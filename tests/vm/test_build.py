@@ -28,6 +28,17 @@ def test_sidecars_are_what_the_usual_tools_understand(releases: Releases, tool: 
     name = releases.image(GOOD).name
     argv = ["sha256sum", "--check", "--quiet", f"{name}.sha256"]
     if tool.startswith("gpg"):
-        argv = ["gpg", "--batch", "--homedir", str(releases.keys["release"]), "--verify", f"{name}.asc", name]
+        argv = [
+            "gpg",
+            "--batch",
+            "--homedir",
+            str(releases.keys["release"]),
+            "--verify",
+            f"{name}.asc",
+            name,
+        ]
 
-    assert subprocess.run(argv, cwd=releases.folder, capture_output=True, timeout=300, check=False).returncode == 0
+    assert (
+        subprocess.run(argv, cwd=releases.folder, capture_output=True, timeout=300, check=False).returncode
+        == 0
+    )

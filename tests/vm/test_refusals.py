@@ -53,7 +53,11 @@ def _huge(releases: Releases, image: Path, other: Path) -> None:
     for path, size in ((root, 800 << 20), (rest, 1 << 20)):
         with path.open("wb") as stream:
             stream.truncate(size)
-    kinds = (("esp", gpt.ESP, rest), ("root", gpt.ROOT_X86_64, root), ("root-verity", gpt.ROOT_X86_64_VERITY, rest))
+    kinds = (
+        ("esp", gpt.ESP, rest),
+        ("root", gpt.ROOT_X86_64, root),
+        ("root-verity", gpt.ROOT_X86_64_VERITY, rest),
+    )
     disk.assemble([disk.Part(label, kind, uuid.uuid4(), path) for label, kind, path in kinds], image, "huge")
     root.unlink()
     rest.unlink()
@@ -63,7 +67,7 @@ def _huge(releases: Releases, image: Path, other: Path) -> None:
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> ReleaseMaker:
-    """Complete images with a small root file system: what is refused here is refused before anybody looks inside."""
+    """Complete images with a small root file system: they are refused before anybody looks inside."""
     return ReleaseMaker(tmp_path_factory.mktemp("images"))
 
 
@@ -100,7 +104,15 @@ def offered(server: Server, images: ReleaseMaker) -> Iterator[Callable[[Spoil], 
         (_no_image, 17),
         (_huge, 18),
     ],
-    ids=["wrong signature", "key not trusted", "expired key", "checksum mismatch", "truncated", "not an image", "larger than the slot"],
+    ids=[
+        "wrong signature",
+        "key not trusted",
+        "expired key",
+        "checksum mismatch",
+        "truncated",
+        "not an image",
+        "larger than the slot",
+    ],
 )
 def test_spoilt_image_is_refused_with_its_own_error_and_nothing_is_touched(
     server: Server, offered: Callable[[Spoil], str], spoil: Spoil, status: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of a healthy server: first boot, update, rollback by hand. Each test goes on where the last one ended."""
+"""The life of a healthy server: first boot, update, rollback. Each test goes on where the last ended."""
 
 from tests.vm.releases import GOOD, START
 from tests.vm.server import Server
@@ -30,7 +30,11 @@ def test_first_boot_is_blessed(server: Server) -> None:
 
 def test_partitions_are_mounted_with_their_hardening_options(server: Server) -> None:
     for place in ("/config", "/data", "/media", "/var/log", "/var/cache", "/efi"):
-        options = server.machine.check("/bin/findmnt", "--noheadings", "--output", "OPTIONS", place).strip().split(",")
+        options = (
+            server.machine.check("/bin/findmnt", "--noheadings", "--output", "OPTIONS", place)
+            .strip()
+            .split(",")
+        )
 
         assert {"nodev", "nosuid", "noexec"} <= set(options), place
 
@@ -60,7 +64,17 @@ def test_installing_the_running_version_is_refused(server: Server) -> None:
 
 
 def test_rollback_works_with_busctl_alone(server: Server) -> None:
-    argv = ("/bin/busctl", "call", *SLOT_MANAGER, "Rollback", "a{sv}", "1", "reason", "s", "new release is slow")
+    argv = (
+        "/bin/busctl",
+        "call",
+        *SLOT_MANAGER,
+        "Rollback",
+        "a{sv}",
+        "1",
+        "reason",
+        "s",
+        "new release is slow",
+    )
     assert server.machine.check(*argv).split() == ["s", '"a"']
 
     server.reboot()
