@@ -112,8 +112,7 @@ class Internal(AgentError):
     exit_status = 70
 
     def __init__(self, agent: str) -> None:
-        unit = "hypernet-" + agent.removeprefix("hypernet-")
-        super().__init__(f"Internal error in {agent}; see 'journalctl -u {unit}' for details.")
+        super().__init__(f"Internal error in {agent}; see 'journalctl -t {_identifier(agent)}' for details.")
 
 
 def report(error: BaseException, *, program: str) -> int:
@@ -132,6 +131,11 @@ def report(error: BaseException, *, program: str) -> int:
     return error.exit_status
 
 
+def _identifier(agent: str) -> str:
+    """SYSLOG_IDENTIFIER of a program; one program can be the main process of several units, or of none."""
+    return "hypernet-" + agent.removeprefix("hypernet-")
+
+
 def _record_defect(error: BaseException, program: str) -> None:
     import traceback
 
@@ -140,6 +144,6 @@ def _record_defect(error: BaseException, program: str) -> None:
     journal.record(
         f"Internal error: {type(error).__name__}",
         priority=journal.DEBUG,
-        syslog_identifier=program,
+        syslog_identifier=_identifier(program),
         traceback="".join(traceback.format_exception(error)),
     )

@@ -125,13 +125,20 @@ def _interrupt() -> Iterator[asyncio.Event]:
     """Give an event that the first Ctrl-C sets; the second one ends the program as usual."""
     loop = asyncio.get_running_loop()
     event = asyncio.Event()
+    # asyncio's own, which cancels the main task. The interpreter's would interrupt the loop itself, and what
+    # the tasks do then on a closed connection ends in tracebacks.
+    usual = signal.getsignal(signal.SIGINT)
+
+    def restore() -> None:
+        if loop.remove_signal_handler(signal.SIGINT):
+            signal.signal(signal.SIGINT, usual)
 
     def handle() -> None:
         event.set()
-        loop.remove_signal_handler(signal.SIGINT)
+        restore()
 
     loop.add_signal_handler(signal.SIGINT, handle)
     try:
         yield event
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        restore()

@@ -24,12 +24,11 @@ def run(places: Places, *, engine: Engine | None = None, query: QuerySlots = slo
     """Run all checks, write the report and the journal, return the exit status. Raises FileError."""
     engine = engine or Engine()
     boot_id = boot.boot_id(places.proc)
-    last = _read(places)
-    again = last.boot_id == boot_id and bool(last.checks)
+    again = bool(boot_id) and _read(places).boot_id == boot_id
     trial = is_trial(places, query)
     report.write(places.report, Report(State.CHECKING, boot_id=boot_id, trial=trial))
     health = config.load(places.admin_config, places.image_config)
-    # Started once more by an administrator, long after the boot: the deadline counts from now.
+    # Run again after this boot had its verdict or was given up: the deadline counts from now.
     elapsed_sec = 0.0 if again else boot.elapsed_sec(places.proc)
     results = (
         *(

@@ -27,6 +27,7 @@ class Hands:
 
     query: Callable[[], tuple[slots.Slots | None, str]] = slots.query_or_none
     mark_booted_bad: Callable[[str], None] = slots.mark_booted_bad
+    give_back_the_try: Callable[[], None] = slots.mark_booted_good
     reboot: Callable[[], None] = units.reboot
     failed_units: Callable[[], tuple[str, ...]] = units.failed_units
 
@@ -39,19 +40,23 @@ def run(places: Places, hands: Hands = Hands()) -> int:
     known, problem = hands.query()
     if known is None:
         journal.send(f"Cannot ask slot-manager about the slots: {problem}", priority=journal.WARNING)
+    counted = boot.counted(places.efivars)
     outcome = decision.decide(
         Facts(
             exhausted=boot.exhausted(places.efivars),
-            trial=known.trial if known is not None else boot.counted(places.efivars),
+            counted=counted,
+            trial=known.trial if known is not None else counted,
             other_good=known.other_good if known is not None else None,
             trial_failure=health.trial_failure,
         )
     )
     if outcome.action is Action.ROLLBACK:
-        outcome = _mark_bad(reason, outcome, hands)
+        outcome = _mark_bad(reason, outcome, hands, counted=counted)
     _log(reason, outcome)
     if outcome.action is Action.STAY:
         _stay(places, last, reason)
+        if known is not None and known.rearmed:
+            _give_back_the_try(hands)
     else:
         hands.reboot()
     return 0
@@ -81,17 +86,34 @@ def _last_report(places: Places) -> Report:
     return last if last.boot_id == boot.boot_id(places.proc) else Report()
 
 
-def _mark_bad(reason: str, planned: Decision, hands: Hands) -> Decision:
+def _mark_bad(reason: str, planned: Decision, hands: Hands, *, counted: bool) -> Decision:
     try:
         hands.mark_booted_bad(reason)
     except AgentError as error:
         journal.send(f"Cannot mark the booted slot bad: {error}", priority=journal.ERR)
         if error.dbus_name == ERROR_PREFIX + "OtherSlotNotGood":
             return Decision(Action.STAY, "the other slot is not good either")
+        if not counted:
+            return Decision(
+                Action.STAY,
+                "slot-manager could not mark the slot and the boot loader did not count this boot,"
+                " so that a reboot would lead nowhere",
+            )
         return Decision(
             Action.REBOOT, "slot-manager could not mark the slot, so the boot loader counts the tries"
         )
     return planned
+
+
+def _give_back_the_try(hands: Hands) -> None:
+    """The loader's tries are for what userspace cannot judge; this boot was judged, and stays.
+
+    Without this, a good slot would lose its place after some degraded boots, whatever was decided in them.
+    """
+    try:
+        hands.give_back_the_try()
+    except AgentError as error:
+        journal.send(f"Cannot give back the try of this boot: {error}", priority=journal.WARNING)
 
 
 def _stay(places: Places, last: Report, reason: str) -> None:

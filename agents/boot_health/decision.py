@@ -7,7 +7,7 @@ The first rule that fits decides, and no rule can make two bad slots alternate:
 2. The booted slot was proven good before: stay.
 3. The other slot is known and not good: stay.
 4. The other slot is unknown, slot-manager does not answer: reboot. The boot loader counts.
-5. trial_failure is "retry": reboot. The boot loader counts.
+5. trial_failure is "retry" and the boot loader counted this boot: reboot. It would be for ever otherwise.
 6. Else: mark the booted slot bad, reboot to the other one.
 """
 
@@ -29,11 +29,12 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """exhausted: see boot.exhausted. trial: the booted slot has yet to prove itself. other_good: whether
-    the other slot is good, None if slot-manager could not be asked.
+    """exhausted, counted: see boot.exhausted, boot.counted. trial: the booted slot has yet to prove itself.
+    other_good: whether the other slot is good, None if slot-manager could not be asked.
     """
 
     exhausted: bool
+    counted: bool
     trial: bool
     other_good: bool | None
     trial_failure: TrialFailure
@@ -59,6 +60,6 @@ def decide(facts: Facts) -> Decision:
         return Decision(Action.STAY, "the other slot is not good either")
     if facts.other_good is None:
         return Decision(Action.REBOOT, "slot-manager did not answer, so the boot loader counts the tries")
-    if facts.trial_failure is TrialFailure.RETRY:
+    if facts.trial_failure is TrialFailure.RETRY and facts.counted:
         return Decision(Action.REBOOT, "trial_failure is 'retry' and the boot loader counts the tries")
     return Decision(Action.ROLLBACK, "the booted slot is a trial and the other slot is good")

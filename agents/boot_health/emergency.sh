@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Run by hypernet-emergency.service with /bin/sh: success means "stay as it is", failure means "reboot".
-# A reboot is of use only if the boot loader counts the tries of this entry and has some left: that ends in the
-# other slot. The variables below are parameters for tests.
+# A reboot is of use only if the boot loader counted this boot and had tries left: that ends in the other slot.
+# Any other reboot could go on for ever. The variables below are parameters for tests.
 
 efivars=${HYPERNET_EFIVARS:-/sys/firmware/efi/efivars}
 report=${HYPERNET_REPORT:-/run/hypernet/health.json}
@@ -27,9 +27,8 @@ selected=$(variable LoaderEntrySelected)
 case ${selected##*+} in
 0 | 0.* | 0-*) [ "$selected" = "${selected##*+}" ] || stay "its boot entry has no tries left" ;;
 esac
-# Without LoaderInfo the loader is not systemd-boot, and what it counts is not known here.
-if [ -n "$(variable LoaderInfo)" ] && [ "$selected" = "${selected##*+}" ] && [ -z "$(variable LoaderBootCountPath)" ]; then
-	stay "its boot entry is not counted, so that a reboot would not lead to the other slot"
+if [ -z "$(variable LoaderBootCountPath)" ]; then
+	stay "the boot loader did not count it, so that a reboot would not lead to the other slot"
 fi
 
 echo "hypernet: this boot failed; the machine reboots in $wait_sec seconds. The kernel option hypernet.stay prevents it."

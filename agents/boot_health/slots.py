@@ -16,16 +16,18 @@ NAME: Final = "io.hypernet.SlotManager1"
 PATH: Final = "/io/hypernet/SlotManager1"
 QUERY_SEC: Final = 20.0
 MARK_SEC: Final = 25.0
+UNCOUNTED: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
 class Slots:
     """trial: the booted slot has yet to prove itself. other_good: the slot that is not booted was proven
-    good.
+    good. rearmed: the booted slot was proven good, and the boot loader counts its boots nevertheless.
     """
 
     trial: bool
     other_good: bool
+    rearmed: bool = False
 
 
 def query() -> Slots:
@@ -37,7 +39,12 @@ def mark_booted_bad(reason: str) -> None:
     """Mark the booted slot bad, so that the boot loader takes the other one. Raises NotRunning,
     RemoteError.
     """
-    asyncio.run(_mark_booted_bad(reason))
+    asyncio.run(_mark_booted("MarkBad", "ss", reason))
+
+
+def mark_booted_good() -> None:
+    """Give the booted slot all its tries back. Raises NotRunning, RemoteError."""
+    asyncio.run(_mark_booted("MarkGood", "s"))
 
 
 async def _query() -> Slots:
@@ -49,9 +56,9 @@ async def _query() -> Slots:
     return interpret(value)
 
 
-async def _mark_booted_bad(reason: str) -> None:
+async def _mark_booted(member: str, signature: str, *arguments: str) -> None:
     async with bus.connect() as client:
-        await client.call(NAME, PATH, NAME, "MarkBad", "ss", "booted", reason, timeout_sec=MARK_SEC)
+        await client.call(NAME, PATH, NAME, member, signature, "booted", *arguments, timeout_sec=MARK_SEC)
 
 
 def interpret(value: object) -> Slots:
@@ -67,6 +74,9 @@ def interpret(value: object) -> Slots:
     return Slots(
         trial=any(item.get("state") == "trying" for item in booted),
         other_good=any(item.get("state") == "good" for item in others),
+        rearmed=any(
+            item.get("state") == "good" and item.get("tries_left", UNCOUNTED) != UNCOUNTED for item in booted
+        ),
     )
 
 

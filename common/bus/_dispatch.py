@@ -134,8 +134,10 @@ class Dispatcher:
                     try:
                         value = Variant(member.signature, interface._read(member))
                         to_body("v", (value,))
+                    # The other properties are still worth an answer.
+                    except AgentError as error:
+                        logger.warning("Property %s cannot be read: %s", member.name, error)
                     except Exception:
-                        # The other properties are still worth an answer.
                         logger.exception("Property %s cannot be read", member.name)
                     else:
                         values[member.name] = value

@@ -33,8 +33,8 @@ FAILED = Report(
 )
 
 
-def slot(name: str, state: str, *, booted: bool) -> dict[str, Any]:
-    return {"name": name, "state": state, "booted": booted, "tries_left": -1}
+def slot(name: str, state: str, *, booted: bool, tries_left: int = -1) -> dict[str, Any]:
+    return {"name": name, "state": state, "booted": booted, "tries_left": tries_left}
 
 
 class OtherSlotNotGood(AgentError):
@@ -67,6 +67,10 @@ class FakeSlotManager(bus.Interface):
             raise OtherSlotNotGood("Slot a is not good.")
         self._state.marked.append((name, reason))
 
+    @bus.method("MarkGood", "s", "")
+    def mark_good(self, name: str) -> None:
+        self._state.marked.append((name, "good"))
+
 
 async def on_a_machine_with(state: Machine, work: Any, *, refuse: bool = False) -> Any:
     def setup(running: bus.Service) -> None:
@@ -77,6 +81,7 @@ async def on_a_machine_with(state: Machine, work: Any, *, refuse: bool = False) 
 
 
 TRIAL = [slot("a", "good", booted=False), slot("b", "trying", booted=True)]
+REARMED = [slot("a", "good", booted=True, tries_left=4), slot("b", "good", booted=False)]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +90,11 @@ TRIAL = [slot("a", "good", booted=False), slot("b", "trying", booted=True)]
         (TRIAL, Slots(trial=True, other_good=True)),
         ([slot("a", "good", booted=True), slot("b", "bad", booted=False)], Slots(False, other_good=False)),
         ([slot("a", "good", booted=True), slot("b", "good", booted=False)], Slots(False, other_good=True)),
+        (REARMED, Slots(False, other_good=True, rearmed=True)),
+        (
+            [slot("a", "bad", booted=True, tries_left=0), slot("b", "good", booted=False)],
+            Slots(False, other_good=True),
+        ),
         (
             [slot("a", "empty", booted=False), slot("b", "trying", booted=True)],
             Slots(True, other_good=False),
@@ -125,6 +135,14 @@ def test_a_failed_trial_is_marked_bad_over_the_bus_and_reboots(
     state = Machine(TRIAL)
     assert decide_on(tree, state) == ["reboot"]
     assert state.marked == [("booted", FAILED.reason)]
+
+
+def test_a_degraded_boot_of_a_rearmed_slot_is_marked_good_over_the_bus(
+    private_bus: str, tree: Tree, sent: Journal
+) -> None:
+    state = Machine(REARMED)
+    assert decide_on(tree, state) == []
+    assert state.marked == [("booted", "good")]
 
 
 def test_a_refusal_because_of_the_other_slot_keeps_the_machine_in_this_boot(

@@ -117,14 +117,12 @@ def test_the_deadline_of_a_second_run_in_the_same_boot_counts_from_its_start(
     assert (status, written.state) == (0, State.HEALTHY)
 
 
-def test_a_first_run_that_begins_after_the_boot_was_given_up_has_no_new_deadline(
-    tree: Tree, sent: Journal
-) -> None:
+def test_a_run_after_the_boot_was_given_up_has_a_deadline_of_its_own(tree: Tree, sent: Journal) -> None:
     tree.image(GOOD)
     (tree.places.proc / "1/stat").write_text("1 (systemd) S" + " 0" * 40, encoding="ascii")
     tree.admin("deadline: 10s\n")
     report.write(tree.places.report, Report(State.DEGRADED, "No verdict.", BOOT_ID, False))
-    assert run(tree, trial=False)[0] == 1
+    assert run(tree, trial=False)[0] == 0
 
 
 def test_a_report_that_cannot_be_understood_is_replaced(tree: Tree, sent: Journal) -> None:

@@ -16,6 +16,7 @@ from common.errors import ERROR_PREFIX, AgentError
 
 from .conftest import BOOT_ID, Journal, Tree
 
+COUNT_PATH = "\\EFI\\Linux\\hypernet_2.0.0+2-1.efi"
 REASON = "Required check failed: bad (exit status 7, 1 attempt)."
 BAD_CHECK = CheckResult("bad", True, Result.FAILED, 0.1, 1, "no", "exit status 7")
 FAILED = Report(State.FAILED, REASON, BOOT_ID, True, (BAD_CHECK,))
@@ -35,6 +36,7 @@ class Machine:
         return decide.Hands(
             query=lambda: (self.slots, "" if self.slots else "No answer."),
             mark_booted_bad=self.mark,
+            give_back_the_try=self.give_back,
             reboot=lambda: self.done.append("reboot"),
             failed_units=lambda: ("other.service",),
         )
@@ -43,6 +45,11 @@ class Machine:
         if self.mark_error:
             raise self.mark_error
         self.done.append(f"bad: {reason}")
+
+    def give_back(self) -> None:
+        if self.mark_error:
+            raise self.mark_error
+        self.done.append("give back")
 
 
 TRIAL = Slots(trial=True, other_good=True)
@@ -64,6 +71,7 @@ def test_a_failed_trial_marks_the_slot_bad_with_the_reason_before_the_reboot(
 
 def test_a_failed_trial_with_retry_only_reboots(tree: Tree, sent: Journal) -> None:
     tree.admin("trial_failure: retry\n")
+    tree.efi("LoaderBootCountPath", COUNT_PATH)
     assert run(tree, Machine(TRIAL)) == ["reboot"]
     assert sent.ids == [messages.DECISION_REBOOT]
 
@@ -74,6 +82,18 @@ def test_a_slot_that_was_good_stays_degraded(tree: Tree, sent: Journal) -> None:
     assert (written.state, written.reason, written.checks) == (State.DEGRADED, REASON, (BAD_CHECK,))
     assert REASON in tree.places.motd.read_text(encoding="utf-8")
     assert sent.ids == [messages.DECISION_STAY]
+
+
+def test_a_degraded_boot_of_a_good_slot_gets_back_the_try_that_the_loader_took(
+    tree: Tree, sent: Journal
+) -> None:
+    assert run(tree, Machine(Slots(trial=False, other_good=True, rearmed=True))) == ["give back"]
+
+
+def test_a_try_that_cannot_be_given_back_does_not_change_the_decision(tree: Tree, sent: Journal) -> None:
+    slots = Slots(trial=False, other_good=True, rearmed=True)
+    assert run(tree, Machine(slots, AgentError("The ESP is read-only."))) == []
+    assert report.read(tree.places.report).state is State.DEGRADED
 
 
 def test_a_trial_beside_a_slot_that_is_not_good_stays(tree: Tree, sent: Journal) -> None:
@@ -112,13 +132,21 @@ def test_without_slot_manager_a_counted_boot_reboots_and_another_stays(
     tree: Tree, sent: Journal, counted: bool, done: list[str]
 ) -> None:
     if counted:
-        tree.efi("LoaderBootCountPath", "\\EFI\\Linux\\hypernet_2.0.0+2-1.efi")
+        tree.efi("LoaderBootCountPath", COUNT_PATH)
     assert run(tree, Machine(None)) == done
 
 
 def test_a_trial_that_cannot_be_marked_reboots_and_uses_up_a_try(tree: Tree, sent: Journal) -> None:
+    tree.efi("LoaderBootCountPath", COUNT_PATH)
     assert run(tree, Machine(TRIAL, AgentError("The ESP is read-only."))) == ["reboot"]
     assert sent.ids == [messages.DECISION_REBOOT]
+
+
+def test_a_trial_that_can_be_neither_marked_nor_counted_does_not_reboot_for_ever(
+    tree: Tree, sent: Journal
+) -> None:
+    assert run(tree, Machine(TRIAL, AgentError("The ESP is read-only."))) == []
+    assert sent.ids == [messages.DECISION_STAY]
 
 
 def test_a_trial_stays_when_slot_manager_says_that_the_other_slot_is_not_good(

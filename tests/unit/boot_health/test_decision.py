@@ -12,27 +12,33 @@ ROLLBACK, RETRY = TrialFailure.ROLLBACK, TrialFailure.RETRY
 
 
 @pytest.mark.parametrize(
-    ("exhausted", "trial", "other_good", "policy", "action"),
+    ("exhausted", "counted", "trial", "other_good", "policy", "action"),
     [
-        (False, True, True, ROLLBACK, Action.ROLLBACK),
-        (False, True, True, RETRY, Action.REBOOT),
-        (False, True, None, ROLLBACK, Action.REBOOT),
-        (False, True, False, ROLLBACK, Action.STAY),
-        (False, True, False, RETRY, Action.STAY),
-        (False, False, True, ROLLBACK, Action.STAY),
-        (False, False, None, RETRY, Action.STAY),
-        (True, True, True, ROLLBACK, Action.STAY),
+        (False, True, True, True, ROLLBACK, Action.ROLLBACK),
+        (False, True, True, True, RETRY, Action.REBOOT),
+        (False, False, True, True, RETRY, Action.ROLLBACK),
+        (False, True, True, None, ROLLBACK, Action.REBOOT),
+        (False, True, True, False, ROLLBACK, Action.STAY),
+        (False, True, True, False, RETRY, Action.STAY),
+        (False, True, False, True, ROLLBACK, Action.STAY),
+        (False, False, False, None, RETRY, Action.STAY),
+        (True, True, True, True, ROLLBACK, Action.STAY),
     ],
 )
 def test_the_decision_follows_the_rules(
-    exhausted: bool, trial: bool, other_good: bool | None, policy: TrialFailure, action: Action
+    exhausted: bool,
+    counted: bool,
+    trial: bool,
+    other_good: bool | None,
+    policy: TrialFailure,
+    action: Action,
 ) -> None:
-    assert decide(Facts(exhausted, trial, other_good, policy)).action is action
+    assert decide(Facts(exhausted, counted, trial, other_good, policy)).action is action
 
 
 def test_a_slot_is_marked_bad_only_in_a_trial_beside_a_good_slot() -> None:
     for facts in itertools.starmap(
-        Facts, itertools.product((False, True), (False, True), (None, False, True), TrialFailure)
+        Facts, itertools.product(*[(False, True)] * 3, (None, False, True), TrialFailure)
     ):
         if decide(facts).action is Action.ROLLBACK:
             assert facts.trial
@@ -41,5 +47,17 @@ def test_a_slot_is_marked_bad_only_in_a_trial_beside_a_good_slot() -> None:
 
 
 def test_two_bad_slots_never_reboot_into_each_other() -> None:
-    for exhausted, trial, policy in itertools.product((False, True), (False, True), TrialFailure):
-        assert decide(Facts(exhausted, trial, False, policy)).action is Action.STAY
+    for facts in itertools.starmap(
+        Facts, itertools.product((False, True), (False, True), (False, True), (False,), TrialFailure)
+    ):
+        assert decide(facts).action is Action.STAY
+
+
+def test_a_reboot_without_a_mark_is_only_for_a_boot_that_the_loader_counted() -> None:
+    # trial is the loader's own word when slot-manager does not answer.
+    for exhausted, counted, other_good, policy in itertools.product(
+        (False, True), (False, True), (None, True), TrialFailure
+    ):
+        trial = counted if other_good is None else True
+        if decide(Facts(exhausted, counted, trial, other_good, policy)).action is Action.REBOOT:
+            assert counted

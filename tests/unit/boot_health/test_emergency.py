@@ -58,7 +58,7 @@ def test_an_entry_that_systemd_boot_does_not_count_stays(tree: Tree) -> None:
     systemd_boot(tree, "hypernet_2.0.0.efi", counted=False)
     done = run(tree)
     assert done.returncode == 0
-    assert b"is not counted" in done.stdout
+    assert b"did not count it" in done.stdout
 
 
 def test_a_counted_boot_of_a_loader_that_hides_the_counter_reboots(tree: Tree) -> None:
@@ -66,13 +66,13 @@ def test_a_counted_boot_of_a_loader_that_hides_the_counter_reboots(tree: Tree) -
     assert run(tree).returncode == 1
 
 
-def test_a_counter_that_could_not_be_written_still_reboots(tree: Tree) -> None:
+def test_a_boot_that_the_loader_could_not_count_stays_instead_of_rebooting_for_ever(tree: Tree) -> None:
     systemd_boot(tree, "hypernet_2.0.0+3.efi", counted=False)
-    assert run(tree).returncode == 1
+    assert run(tree).returncode == 0
 
 
-def test_another_boot_loader_reboots(tree: Tree) -> None:
-    assert run(tree).returncode == 1
+def test_a_boot_by_another_loader_stays(tree: Tree) -> None:
+    assert run(tree).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from common import bus
-from common.errors import Busy
+from common.errors import AgentError, Busy
 from tests.fakes.private_bus import serving
 
 NAME = "io.hypernet.Test1"
@@ -108,6 +108,10 @@ class Faulty(bus.Interface):
     @bus.prop("Broken", "s")
     def broken(self) -> str:
         raise ValueError(SECRET)
+
+    @bus.prop("Unknown", "s")
+    def unknown(self) -> str:
+        raise AgentError("The disk is gone; attach it.")
 
     @bus.prop("Fine", "s")
     def fine(self) -> str:

@@ -99,7 +99,7 @@ def test_a_defect_reaches_the_caller_without_its_text_and_traceback(member: str)
     assert error.dbus_name == "io.hypernet.Error.Internal"
     assert error.exit_status == 70
     assert str(error) == (
-        "Internal error in slot-manager; see 'journalctl -u hypernet-slot-manager' for details."
+        "Internal error in slot-manager; see 'journalctl -t hypernet-slot-manager' for details."
     )
 
 

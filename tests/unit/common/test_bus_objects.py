@@ -33,7 +33,7 @@ def test_properties_are_read_alone_and_together_and_cannot_be_set() -> None:
 
 
 @pytest.mark.usefixtures("private_bus")
-def test_one_property_that_fails_does_not_hide_the_others() -> None:
+def test_one_property_that_fails_does_not_hide_the_others(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with serving(NAME, setup), bus.connect() as client:
             assert await client.get_all(NAME, PATH, "io.hypernet.Faulty1") == {"Fine": "yes"}
@@ -41,6 +41,9 @@ def test_one_property_that_fails_does_not_hide_the_others() -> None:
                 await client.get_property(NAME, PATH, "io.hypernet.Faulty1", "Broken")
 
     asyncio.run(main())
+    expected = [entry for entry in caplog.records if "The disk is gone" in entry.getMessage()]
+    assert [entry.levelname for entry in expected] == ["WARNING"]
+    assert expected[0].exc_info is None
 
 
 @pytest.mark.usefixtures("private_bus")

@@ -24,7 +24,7 @@ def test_a_defect_shows_neither_its_text_nor_a_traceback(capsys: pytest.CaptureF
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == (
-        "hypernet-admin: Internal error in hypernet-admin; see 'journalctl -u hypernet-admin' for details.\n"
+        "hypernet-admin: Internal error in hypernet-admin; see 'journalctl -t hypernet-admin' for details.\n"
     )
 
 
@@ -36,7 +36,7 @@ def test_the_traceback_of_a_defect_is_in_the_journal(journald: Datagrams) -> Non
     (datagram,) = journald.received()
     assert b"ValueError: detail" in datagram
     assert b"PRIORITY=7\n" in datagram
-    assert b"SYSLOG_IDENTIFIER=slot-manager\n" in datagram
+    assert b"SYSLOG_IDENTIFIER=hypernet-slot-manager\n" in datagram
 
 
 def test_an_interruption_is_no_defect(capsys: pytest.CaptureFixture[str]) -> None:

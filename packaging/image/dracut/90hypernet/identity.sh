@@ -17,10 +17,9 @@ e2fsck -p "$device" >&2
 [ $? -lt 4 ] || fail "the file system on the config partition has errors that need fsck by hand"
 mount -t ext4 -o nodev,nosuid,noexec "$device" /sysroot/config || fail "the config partition cannot be mounted"
 if [ ! -s "$state/machine-id" ]; then
-    mkdir -p "$state"
-    IFS= read -r uuid < /proc/sys/kernel/random/uuid
-    echo "$uuid" | { IFS=- read -r a b c d e; echo "$a$b$c$d$e"; } > "$state/.machine-id.new"
-    sync "$state/.machine-id.new" && mv "$state/.machine-id.new" "$state/machine-id" && sync "$state" \
+    IFS=- read -r a b c d e < /proc/sys/kernel/random/uuid
+    new=$state/.machine-id.new
+    { mkdir -p "$state" && echo "$a$b$c$d$e" > "$new" && sync "$new" && mv "$new" "$state/machine-id" && sync "$state"; } \
         || fail "the machine-id cannot be saved on the config partition"
 fi
 mount --bind "$state/machine-id" /sysroot/etc/machine-id || fail "the machine-id cannot be put in place"

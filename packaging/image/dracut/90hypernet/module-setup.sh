@@ -11,7 +11,7 @@ depends() {
 }
 
 install() {
-    inst_multiple mount mkdir cat mv sync e2fsck
+    inst_multiple mount mkdir mv sync e2fsck
     inst_script "$moddir/identity.sh" /usr/lib/hypernet/identity
     inst_simple "$moddir/hypernet-identity.service" "$systemdsystemunitdir/hypernet-identity.service"
     inst_simple "$moddir/10-hypernet.conf" /etc/systemd/system.conf.d/10-hypernet.conf
