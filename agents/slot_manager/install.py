@@ -2,9 +2,9 @@
 """The install engine: from an image file to an armed slot, in the only order that a power cut cannot hurt.
 
 Everything that can be checked is checked first; a refused image leaves disk, ESP and record as they were.
-Then: record the intent, remove the target's boot entries, take its partition UUIDs away, write, flush, read
-back, stage the UKI, set the UUIDs, record the trial, arm the entry. Whatever goes wrong after the first of
-these steps leaves the target empty and the running slot as it was.
+Then: take the counter off the running slot, record the intent, remove the target's boot entries, take its
+partition UUIDs away, write, flush, read back, stage the UKI, set the UUIDs, record the trial, arm the entry.
+Whatever goes wrong after the first of these steps leaves the target empty and the running slot bootable.
 """
 
 from __future__ import annotations
@@ -112,6 +112,7 @@ def install(
                 )
             devices = preflight.open_devices(machine, layout, stack)
             blockio.check(cancel)
+            machine.keep_running_slot(view)
             _begin(machine, view, verified)
             try:
                 machine.loader.clear(keep)

@@ -8,6 +8,7 @@ other.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from agents.slot_manager import messages
@@ -18,6 +19,7 @@ from agents.slot_manager.record import Pending, Record, Rollback
 from agents.slot_manager.state import Slot, State, is_exhausted_boot, used_up
 from agents.slot_manager.topology import other_slot
 from common import journal
+from common.errors import AgentError
 
 NO_REASON = "no reason given"
 ASKED_FOR = "asked for by an administrator"
@@ -100,7 +102,7 @@ def rollback(machine: Machine, reason: str = ASKED_FOR) -> RolledBack:
     )
     record = replace(_with_bad(machine, view.record, booted, reason), last_rollback=done)
     machine.store.save(record)
-    _make_default(machine, booted, other_entry)
+    _make_default(machine, view, booted, other_entry)
     journal.send(
         f"Rolled back from {booted.version} (slot {booted.name}) to {other.version} (slot {other.name}): "
         f"{reason}",
@@ -128,7 +130,7 @@ def mark_bad(machine: Machine, name: str, reason: str) -> State:
     record = replace(_with_bad(machine, view.record, slot, reason), pending=view.record.pending)
     machine.store.save(record)
     if slot.entry is not None and not slot.entry.staged:
-        _make_default(machine, slot, rest_entry)
+        _make_default(machine, view, slot, rest_entry)
     else:
         machine.loader.clear({rest.root_hash})
     _log_mark(slot, State.BAD, reason)
@@ -157,6 +159,7 @@ def mark_good(machine: Machine, name: str) -> State:
     machine.store.save(
         machine.transition(record, slot.name, slot.version, slot.root_hash, State.ARMED, "marked good")
     )
+    machine.keep_running_slot(view)
     if slot.state is State.STAGED:
         machine.loader.arm(slot.version, TRIAL_TRIES)
     else:
@@ -193,12 +196,23 @@ def _close_failed_trial(machine: Machine, view: View) -> tuple[Record, Rollback 
     return replace(record, last_rollback=done), done
 
 
-def _make_default(machine: Machine, bad: Slot, good: Entry) -> None:
-    """Let the loader take `good` and not `bad`. Raises LoaderError if it does not read back so."""
-    if 0 <= good.tries_left < REARM_TRIES:
-        machine.loader.set_tries(good, REARM_TRIES)
-    if bad.entry is not None:
-        machine.loader.set_tries(bad.entry, 0, max(1, bad.entry.tries_done))
+def _make_default(machine: Machine, view: View, bad: Slot, good: Entry) -> None:
+    """Let the loader take `good`, without counting, and not `bad`.
+
+    Raises LoaderError if it does not read back so; the record of `view` is back then if `bad` is as it was.
+    """
+    try:
+        if good.tries_left != UNCOUNTED:
+            machine.loader.set_tries(good, UNCOUNTED)
+        if bad.entry is not None:
+            # Not the name that systemd-bless-boot gives to a bad entry: it would make that good again if
+            # this boot were completed later on.
+            machine.loader.set_tries(bad.entry, 0, bad.entry.tries_done + 1)
+    except AgentError:
+        with suppress(AgentError):
+            if machine.view().slots[bad.name].tries_left == bad.tries_left != 0:
+                machine.store.save(view.record)
+        raise
     machine.loader.clear_overrides()
     after = machine.view().slots
     if after[bad.name].default or not after[other_slot(bad.name)].default:

@@ -41,11 +41,6 @@ class Entry:
     version: str
     sort_key: str = ""
 
-    @property
-    def bootable(self) -> bool:
-        """Whether the loader would take it without being forced."""
-        return not self.staged and self.tries_left != 0
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:

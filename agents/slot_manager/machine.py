@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agents.slot_manager import state, topology
-from agents.slot_manager.loader import BootLoader, Entry, Facts
+from agents.slot_manager.loader import REARM_TRIES, UNCOUNTED, BootLoader, Entry, Facts
 from agents.slot_manager.record import Record, Store, Transition
 from agents.slot_manager.systemd_boot import SystemdBoot
 from common import paths
@@ -60,6 +60,16 @@ class Machine:
         )
         booted, other = slots[self.topology.booted], slots[self.topology.other]
         return View(slots, partitions, entries, record, facts, booted, other)
+
+    def keep_running_slot(self, view: View) -> None:
+        """Make sure that the running slot can be booted again and again; call it before the other one is
+        lost or begins a trial.
+
+        Of two entries without tries the loader takes the newer one, for ever, even if it was never good.
+        """
+        entry = view.booted.entry
+        if entry is not None and entry.tries_left != UNCOUNTED:
+            self.loader.set_tries(entry, UNCOUNTED if view.booted.state is state.State.GOOD else REARM_TRIES)
 
     def transition(
         self, record: Record, slot: str, version: str, root_hash: str, new: str, reason: str

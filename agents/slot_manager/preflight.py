@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from agents.slot_manager.machine import Machine, View
 from agents.slot_manager.state import State
 from common.errors import AgentError
 
+_WORK_PREFIX = "install-"
+
 
 def require_safe(view: View) -> None:
     """Whether the slot that is not running may be lost. Raises OtherSlotNotGood, LoaderError."""
@@ -30,12 +33,14 @@ def require_safe(view: View) -> None:
         raise LoaderError(
             f"Slot {booted.name}: {booted.reason}; repair the ESP before you install an update."
         )
+    if target.state is not State.GOOD:
+        return
     if booted.state is State.TRYING:
         raise OtherSlotNotGood(
             f"Slot {booted.name} is still on trial and slot {target.name} is its way back; wait for the "
             "verdict."
         )
-    if booted.state is not State.GOOD and target.state is State.GOOD:
+    if booted.state is not State.GOOD:
         raise OtherSlotNotGood(
             f"Slot {booted.name} is bad and slot {target.name} is the only good one; reboot into slot "
             f"{target.name} first."
@@ -45,7 +50,8 @@ def require_safe(view: View) -> None:
 def require_new(view: View, verified: verify.Verified) -> None:
     """Whether the image is newer than the running system. Raises SameVersion, Downgrade."""
     running = view.booted.version
-    if verified.root_hash == view.booted.root_hash or verified.version == running:
+    # The file system of the ESP does not tell upper from lower case.
+    if verified.root_hash == view.booted.root_hash or verified.version.lower() == running.lower():
         raise SameVersion(f"Version {verified.version} is running already in slot {view.booted.name}.")
     if version.compare(verified.version, running) <= 0:
         raise Downgrade(
@@ -68,14 +74,17 @@ def require_room(view: View, layout: source.Layout, name: str) -> None:
 
 
 def work_folder(cache: Path, esp_bytes: int) -> tempfile.TemporaryDirectory[str]:
+    """A new folder for unpacking; what a power cut left of earlier ones goes. Raises NoSpace, AgentError."""
     try:
         cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for stale in cache.glob(_WORK_PREFIX + "*"):
+            shutil.rmtree(stale)
         free = os.statvfs(cache)
         if free.f_bavail * free.f_frsize < 2 * esp_bytes:
             raise NoSpace(
                 f"{cache} needs {2 * esp_bytes} free bytes to unpack the image's ESP; make room there."
             )
-        return tempfile.TemporaryDirectory(dir=cache, prefix="install-")
+        return tempfile.TemporaryDirectory(dir=cache, prefix=_WORK_PREFIX)
     except OSError as error:
         raise AgentError(f"{cache} cannot be used for unpacking: {error.strerror}.") from error
 

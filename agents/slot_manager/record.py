@@ -20,7 +20,8 @@ from common import files, journal
 from common.errors import AgentError
 
 MAX_TRANSITIONS = 100
-MAX_BYTES = 256 << 10
+MAX_BYTES = 2 << 20
+"""More than the longest texts need with each character escaped (12 bytes)."""
 MAX_HASHES = 32
 MAX_TEXT = 1000
 

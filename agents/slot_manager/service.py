@@ -113,15 +113,7 @@ class SlotManager(bus.Interface):
         done = await self._change(lambda machine: lifecycle.rollback(machine, reason))
         self.rolled_back(done.from_version, done.to_version, done.reason)
         if given.get("reboot", False):
-            await self._service.client.call(
-                "org.freedesktop.systemd1",
-                "/org/freedesktop/systemd1",
-                "org.freedesktop.systemd1.Manager",
-                "StartUnit",
-                "ss",
-                "reboot.target",
-                "replace-irreversibly",
-            )
+            await self._reboot(done.to_slot)
         return done.to_slot
 
     @bus.method("MarkGood", "s", "", action=MARK_ACTION)
@@ -154,6 +146,22 @@ class SlotManager(bus.Interface):
     @bus.signal("RolledBack", "sss")
     def rolled_back(self, from_version: str, to_version: str, reason: str) -> None:
         """The other slot is the default now."""
+
+    async def _reboot(self, slot: str) -> None:
+        try:
+            await self._service.client.call(
+                "org.freedesktop.systemd1",
+                "/org/freedesktop/systemd1",
+                "org.freedesktop.systemd1.Manager",
+                "StartUnit",
+                "ss",
+                "reboot.target",
+                "replace-irreversibly",
+            )
+        except AgentError as error:
+            raise AgentError(
+                f"Slot {slot} is the default now, but the reboot could not be started: {error} Run 'reboot'."
+            ) from error
 
     async def _install(self, machine: Machine, job: Job, source: str, *, arm: bool) -> None:
         loop = asyncio.get_running_loop()

@@ -120,9 +120,7 @@ def _sidecar(path: Path, max_bytes: int) -> bytes | None:
     """
     try:
         fd = _open_regular(path)
-    except FileNotFoundError:
-        return None
-    except AgentError as error:
+    except InvalidArgument as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise

@@ -132,7 +132,9 @@ def _state(
 def used_up(entry: Entry) -> str:
     """Why an entry without tries and without a recorded reason is bad."""
     tries = max(entry.tries_done, 1)
-    return f"used up its {tries} tries without reaching a verdict (kernel panic, hang or power loss)"
+    return (
+        f"used up its {tries} tries without a good verdict (failed checks, kernel panic, hang or power loss)"
+    )
 
 
 def _is_last_try(entry: Entry, facts: Facts) -> bool:

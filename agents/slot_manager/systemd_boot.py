@@ -22,7 +22,6 @@ from common import files, uki
 from common.errors import AgentError
 
 IMAGE_ID = "hypernet"
-MAX_UKI_BYTES = 512 << 20
 MARGIN_BYTES = 256 << 10  # FAT clusters of the folder and of rounding up
 
 _PLAIN = re.compile(r"(?P<stem>.+)\.efi", re.IGNORECASE)

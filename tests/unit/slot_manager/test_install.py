@@ -223,6 +223,50 @@ def test_a_slot_on_trial_does_not_overwrite_its_way_back(lab: Lab, images: dict[
     assert lab.snapshot() == before
 
 
+def test_a_slot_on_trial_without_a_way_back_can_be_updated(lab: Lab, images: dict[str, BuiltImage]) -> None:
+    (lab.linux / "hypernet_1.0.0.efi").rename(lab.linux / "hypernet_1.0.0+3.efi")
+    lab.try_once("hypernet_1.0.0+3.efi", "a")
+    assert lab.machine.view().booted.state is State.TRYING
+
+    install.install(lab.machine, str(images["2.0.0"].path))
+
+    assert lab.names() == ["hypernet_1.0.0+5.efi", "hypernet_2.0.0+3.efi"]
+
+
+def test_a_good_slot_that_loses_its_neighbour_is_counted_no_longer(
+    both_good: Lab, images: dict[str, BuiltImage]
+) -> None:
+    both_good.try_once("hypernet_2.0.0+5.efi", "b")
+
+    install.install(both_good.machine, str(images["3.0.0"].path))
+
+    assert both_good.names() == ["hypernet_2.0.0.efi", "hypernet_3.0.0+3.efi"]
+
+
+def test_the_running_slot_comes_before_a_newer_one_whose_trial_has_failed(
+    lab: Lab, images: dict[str, BuiltImage]
+) -> None:
+    (lab.linux / "hypernet_1.0.0.efi").rename(lab.linux / "hypernet_1.0.0+0-3.efi")
+    lab.boot("a", selected="hypernet_1.0.0+0-2.efi", counted="hypernet_1.0.0+0-3.efi")
+    install.install(lab.machine, str(images["2.0.0"].path))
+
+    name = "hypernet_2.0.0+3.efi"
+    for _ in range(3):
+        name = lab.try_once(name, "b")
+
+    assert lab.machine.view().slots["a"].default
+
+
+def test_what_a_power_cut_left_unpacked_is_removed(lab: Lab, images: dict[str, BuiltImage]) -> None:
+    stale = lab.machine.cache / "install-x1y2z3"
+    stale.mkdir(parents=True)
+    (stale / "esp.img").write_bytes(b"old")
+
+    install.install(lab.machine, str(images["2.0.0"].path))
+
+    assert list(lab.machine.cache.iterdir()) == []
+
+
 def test_a_machine_whose_running_slot_cannot_be_booted_again_refuses_updates(
     lab: Lab, images: dict[str, BuiltImage]
 ) -> None:

@@ -6,8 +6,10 @@ from __future__ import annotations
 import pytest
 
 from agents.slot_manager import install, lifecycle
-from agents.slot_manager.errors import OtherSlotNotGood
+from agents.slot_manager.errors import LoaderError, OtherSlotNotGood
+from agents.slot_manager.loader import Entry
 from agents.slot_manager.state import State
+from agents.slot_manager.systemd_boot import SystemdBoot
 from tests.fakes.slot_images import BuiltImage
 from tests.fakes.slot_lab import Lab
 
@@ -84,7 +86,7 @@ def test_a_trial_that_used_up_its_tries_is_recorded_as_a_rollback(armed: Lab) ->
 
     assert blessed.rollback is not None
     assert (blessed.rollback.from_version, blessed.rollback.to_version) == ("2.0.0", "1.0.0")
-    assert blessed.rollback.reason.startswith("used up its 3 tries without reaching a verdict")
+    assert blessed.rollback.reason.startswith("used up its 3 tries without a good verdict (failed checks,")
     slot = armed.machine.view().slots["b"]
     assert (slot.state, slot.reason) == (State.BAD, blessed.rollback.reason)
     assert armed.machine.store.load().last_rollback == blessed.rollback
@@ -93,7 +95,7 @@ def test_a_trial_that_used_up_its_tries_is_recorded_as_a_rollback(armed: Lab) ->
 
 def test_a_trial_that_was_marked_bad_is_recorded_with_that_reason(trying: Lab) -> None:
     lifecycle.mark_bad(trying.machine, "b", "check web failed")
-    assert trying.names() == ["hypernet_1.0.0.efi", "hypernet_2.0.0+0-1.efi"]
+    assert trying.names() == ["hypernet_1.0.0.efi", "hypernet_2.0.0+0-2.efi"]
     assert default(trying) == "a"
     assert states(trying)["b"] is State.BAD
     trying.boot("a", selected="hypernet_1.0.0.efi")
@@ -145,7 +147,16 @@ def test_rollback_makes_the_other_slot_the_default_and_this_one_bad(both_good: L
     assert last.reason == "too slow"
 
 
-def test_rollback_gives_the_other_slot_fresh_tries(both_good: Lab) -> None:
+def test_a_slot_marked_bad_has_not_the_name_that_systemd_bless_boot_would_make_good(trying: Lab) -> None:
+    # systemd-bless-boot(8) "good" also renames NAME+0-DONE, with DONE of LoaderBootCountPath.
+    lifecycle.mark_bad(trying.machine, "b", "check web failed")
+
+    assert trying.machine.loader.facts().counted == "hypernet_2.0.0+2-1.efi"
+    assert "hypernet_2.0.0+0-1.efi" not in trying.names()
+    assert states(trying)["b"] is State.BAD
+
+
+def test_rollback_takes_the_counter_off_the_slot_that_is_the_only_good_one_then(both_good: Lab) -> None:
     (both_good.linux / "hypernet_1.0.0.efi").rename(both_good.linux / "hypernet_1.0.0+1-4.efi")
     record = both_good.machine.store.load()
     record.proven[both_good.root_hash("a")] = 1
@@ -153,7 +164,30 @@ def test_rollback_gives_the_other_slot_fresh_tries(both_good: Lab) -> None:
 
     lifecycle.rollback(both_good.machine)
 
-    assert "hypernet_1.0.0+5.efi" in both_good.names()
+    assert "hypernet_1.0.0.efi" in both_good.names()
+
+
+def test_marking_the_other_slot_bad_takes_the_counter_off_the_running_one(both_good: Lab) -> None:
+    lifecycle.mark_bad(both_good.machine, "a", "old")
+
+    assert both_good.names() == ["hypernet_1.0.0+0-1.efi", "hypernet_2.0.0.efi"]
+
+
+def test_a_rollback_that_the_esp_refuses_has_not_happened(
+    both_good: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = both_good.machine.store.load()
+
+    def refuse(loader: SystemdBoot, entry: Entry, left: int, done: int = 0) -> None:
+        raise LoaderError("The ESP is read-only.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SystemdBoot, "set_tries", refuse)
+        with pytest.raises(LoaderError, match="read-only"):
+            lifecycle.rollback(both_good.machine, "too slow")
+
+    assert both_good.machine.store.load() == before
+    assert states(both_good) == {"a": State.GOOD, "b": State.GOOD}
 
 
 def test_the_slot_after_a_rollback_is_blessed_without_a_second_rollback(both_good: Lab) -> None:

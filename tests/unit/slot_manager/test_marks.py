@@ -62,6 +62,19 @@ def test_a_bad_slot_that_is_marked_good_gets_a_new_trial(both_good: Lab) -> None
     assert both_good.names() == ["hypernet_1.0.0.efi", "hypernet_2.0.0+3.efi"]
 
 
+def test_a_running_slot_without_tries_gets_some_before_the_other_one_is_tried(both_good: Lab) -> None:
+    for slot, version in (("a", "1.0.0"), ("b", "2.0.0+5")):
+        (both_good.linux / f"hypernet_{version}.efi").rename(
+            both_good.linux / f"hypernet_{version[:5]}+0-5.efi"
+        )
+        assert states(both_good)[slot] is State.BAD
+    both_good.boot("a", selected="hypernet_1.0.0+0-4.efi", counted="hypernet_1.0.0+0-5.efi")
+
+    lifecycle.mark_good(both_good.machine, "b")
+
+    assert both_good.names() == ["hypernet_1.0.0+5.efi", "hypernet_2.0.0+3.efi"]
+
+
 def test_marking_the_running_slot_good_ends_its_trial(trying: Lab) -> None:
     assert lifecycle.mark_good(trying.machine, "b") is State.GOOD
     assert states(trying)["b"] is State.GOOD
@@ -108,7 +121,7 @@ def test_a_bad_slot_that_comes_up_because_there_is_nothing_better_becomes_good(t
         "2.0.0",
         "1.0.0",
     ]
-    trying.try_once("hypernet_2.0.0+0-1.efi", "b")
+    trying.try_once("hypernet_2.0.0+0-2.efi", "b")
 
     lifecycle.bless(trying.machine)
 

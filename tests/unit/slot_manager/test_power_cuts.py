@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Power is lost right before or right after each durable step of an install: the old slot boots, and a new
-try works.
+"""Power is lost right before or right after each durable step of an install or a rollback: a slot that
+works boots, and a new try succeeds.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agents.slot_manager import blockio, install, partuuid
+from agents.slot_manager import blockio, install, lifecycle, partuuid
 from agents.slot_manager.record import Store
 from agents.slot_manager.state import State
 from agents.slot_manager.systemd_boot import SystemdBoot
@@ -96,3 +96,37 @@ def test_a_power_cut_at_any_step_leaves_the_old_slot_booting(
     install.install(lab.machine, str(images["2.0.0"].path))
     assert lab.machine.view().slots["b"].state is State.ARMED
     assert lab.names() == ["hypernet_1.0.0.efi", "hypernet_2.0.0+3.efi"]
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("owner", "name", "occurrence"),
+    [
+        (Store, "save", 1),
+        (SystemdBoot, "set_tries", 1),
+        (SystemdBoot, "set_tries", 2),
+        (SystemdBoot, "clear_overrides", 1),
+    ],
+    ids=["save", "set_tries 1", "set_tries 2", "clear_overrides"],
+)
+def test_a_power_cut_at_any_step_of_a_rollback_leaves_a_slot_that_boots(
+    both_good: Lab, owner: object, name: str, occurrence: int, after: bool
+) -> None:
+    record = both_good.machine.store.load()
+    record.proven[both_good.root_hash("a")] = 1
+    both_good.machine.store.save(record)
+    (both_good.linux / "hypernet_1.0.0.efi").rename(both_good.linux / "hypernet_1.0.0+5.efi")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, _cut(getattr(owner, name), after=after, occurrence=occurrence))
+        with pytest.raises(PowerCut):
+            lifecycle.rollback(both_good.machine, "too slow")
+
+    slots = both_good.machine.view().slots
+    assert slots["a"].state is State.GOOD
+    assert slots["b" if slots["b"].default else "a"].tries_left != 0
+
+    if slots["a"].default:
+        both_good.boot("a", selected=slots["a"].entry.name if slots["a"].entry else "")
+    lifecycle.bless(both_good.machine)
+    view = both_good.machine.view()
+    assert (view.booted.state, view.booted.default) == (State.GOOD, True)

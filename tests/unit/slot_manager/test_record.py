@@ -98,9 +98,13 @@ def test_an_older_copy_with_a_copied_checksum_is_not_newer(store: Store) -> None
 def test_the_record_cannot_grow_for_ever(store: Store) -> None:
     record = FULL
     for number in range(MAX_TRANSITIONS + 50):
-        record = record.with_transition(Transition(number, "a", "1.0.0", f"{number}", "good", "x" * 900))
+        record = record.with_transition(
+            Transition(number, "a", "1.0.0", "ab" * 32, "good", "\U0001f525" * 1000)
+        )
     record = replace(
-        record, proven={str(n): n for n in range(99)}, reasons={str(n): "y" * 9000 for n in range(99)}
+        record,
+        proven={str(n): n for n in range(99)},
+        reasons={str(n): "\U0001f525" * 9000 for n in range(99)},
     )
     store.save(record)
     loaded = store.load()

@@ -27,7 +27,7 @@ from common import trust
 from common.errors import AgentError, ConfigError, InvalidArgument
 from tests.fakes import slot_images
 from tests.fakes.slot_images import MIB, BuiltImage, Key, build_image, copy_image, make_key, seal
-from tests.fakes.slot_lab import Lab
+from tests.fakes.slot_lab import Lab, make_lab
 
 
 def refuse(lab: Lab, path: Path | str, error: type[AgentError], match: str | None = None) -> None:
@@ -179,6 +179,13 @@ def test_an_esp_without_room_for_the_kernel_image_is_refused(
 
 def test_the_running_version_is_refused(machine: Lab, images: dict[str, BuiltImage]) -> None:
     refuse(machine, images["1.0.0"].path, SameVersion, "running already")
+
+
+def test_a_version_that_differs_in_case_only_is_refused(key: Key, tmp_path: Path) -> None:
+    # On FAT both would have the same file name.
+    lab = make_lab(tmp_path / "rc", build_image(tmp_path / "upper", "1.0.0~RC1", key=key), key)
+    image = build_image(tmp_path / "lower", "1.0.0~rc1", key=key)
+    refuse(lab, image.path, SameVersion, "running already")
 
 
 def test_an_older_version_is_refused(lab: Lab, key: Key, tmp_path: Path) -> None:

@@ -165,6 +165,24 @@ def test_rollback_over_the_bus_changes_the_default_and_is_remembered(
     run(story())
 
 
+def test_a_reboot_that_cannot_be_started_does_not_hide_that_the_rollback_is_done(
+    lab: Lab, images: dict[str, BuiltImage]
+) -> None:
+    install(lab.machine, str(images["2.0.0"].path))
+    lab.try_once("hypernet_2.0.0+3.efi", "b")
+    bless(lab.machine)
+
+    async def story() -> None:
+        async with manager(lab) as client:  # the private bus has no systemd
+            with pytest.raises(
+                bus.RemoteError, match=r"^Slot a is the default now, but the reboot could not"
+            ):
+                await call(client, "Rollback", "a{sv}", {"reboot": bus.Variant("b", True)})
+            assert (await properties(client))["DefaultSlot"] == "a"
+
+    run(story())
+
+
 def test_rollback_to_an_empty_slot_is_refused_over_the_bus(lab: Lab) -> None:
     async def story() -> None:
         async with manager(lab) as client:
