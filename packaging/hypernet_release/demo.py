@@ -126,8 +126,7 @@ def _perform(*, shell: bool) -> None:
         _reboot(machine, "0.2.0")
         show.act("0.4.0 used up its tries: the machine is back in 0.2.0, by itself")
         _status(machine)
-        machine.run("/bin/systemctl", "poweroff")
-        machine.wait_off(120)
+        machine.power_off()
     show.act("Done")
     print(textwrap.dedent(_NEXT), flush=True)
     if shell:
