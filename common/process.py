@@ -7,6 +7,8 @@ shell, and nothing of our own environment is passed on.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shlex
 import signal
@@ -28,6 +30,7 @@ MAX_STDERR_BYTES: Final = 64 * 1024
 """Of standard error the last part is kept."""
 
 _CHUNK_BYTES: Final = 64 * 1024
+_PIPE_BYTES: Final = 1 << 20
 _DRAIN_SEC: Final = 5.0
 
 
@@ -121,6 +124,7 @@ class Feeder:
             )
         except OSError as error:
             raise ProcessError(f"Cannot start '{self._command}': {error.strerror}.") from error
+        self._widen_stdin()
         self._timer = threading.Timer(timeout_sec, self._expire)
         self._timer.daemon = True
         self._readers = [
@@ -166,6 +170,13 @@ class Feeder:
         return Completed(
             self.argv, self._process.returncode, bytes(self._stdout), self._stderr.decode("utf-8", "replace")
         )
+
+    def _widen_stdin(self) -> None:
+        """Let the program work on one chunk while we prepare the next; without it the two take turns."""
+        assert self._process.stdin is not None
+        # Refused above the user's share of pipe buffers (pipe(7)); the program then merely runs slower.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self._process.stdin, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
     def _reap(self) -> None:
         self._process.wait()

@@ -16,7 +16,7 @@ from pathlib import Path
 from agents.slot_manager.errors import NoSpace, ReadBackMismatch, SlotBooted, Truncated
 from common.errors import AgentError, Cancelled
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
 ALIGNMENT = 4096
 
 Advance = Callable[[int], None]

@@ -93,8 +93,8 @@ def verify(
         )
         offset = 0
         for chunk in blockio.chunks(image.fd, 0, image.size_bytes, name=image.path.name, cancel=cancel):
+            verifier.write(chunk)  # first: gpgv hashes while we do
             whole.update(chunk)
-            verifier.write(chunk)
             for region in regions:
                 region.feed(offset, chunk)
             offset += len(chunk)
