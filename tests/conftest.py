@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the tests are shared out when several processes run them (`pytest -n 2 --dist loadgroup`)."""
+"""How the tests are shared out when several processes run them (`pytest -n 2 --no-loadscope-reorder`)."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
-
-TESTS = Path(__file__).parent
+from xdist.scheduler import LoadScopeScheduling
 
 # The longest first: while one process builds the images for the virtual machines, another one needs none.
-_ORDER = ("vm/test_failed_boot.py", "integration", "vm/test_failed_verdict.py", "vm", "unit")
+_ORDER = (
+    "tests/vm/test_failed_boot.py",
+    "tests/integration",
+    "tests/vm/test_failed_verdict.py",
+    "tests/vm",
+    "tests/unit",
+)
 
 
-@pytest.hookimpl(trylast=True)
+class _Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """The tests of a file stay together, and all integration tests, which share one machine."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return "tests/integration" if path.startswith("tests/integration/") else path
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file together, and all integration tests, which share one machine."""
-    for item in items:
-        name = _place(item)
-        group = "integration" if name.startswith("integration/") else name
-        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=_rank)
 
 
-def _place(item: pytest.Item) -> str:
-    return str(item.path.relative_to(TESTS)) if TESTS in item.path.parents else item.path.name
-
-
 def _rank(item: pytest.Item) -> int:
-    place = _place(item)
-    return next((rank for rank, prefix in enumerate(_ORDER) if place.startswith(prefix)), len(_ORDER))
+    return next((rank for rank, prefix in enumerate(_ORDER) if item.nodeid.startswith(prefix)), len(_ORDER))
