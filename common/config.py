@@ -165,6 +165,26 @@ class Section:
 
         return self._get(key, default, convert)
 
+    @overload
+    def get_time_sec(self, key: str, *, end_of_day: bool = ...) -> int: ...
+    @overload
+    def get_time_sec(self, key: str, default: D, *, end_of_day: bool = ...) -> int | D: ...
+    def get_time_sec(self, key: str, default: object = REQUIRED, *, end_of_day: bool = False) -> object:
+        """Return a time in seconds since 1970: a UTC date, or a time such as 2026-11-23T12:00:00Z.
+
+        end_of_day: a date means its last second, not its first.
+        """
+
+        def convert(key: str, line: int, node: yaml.Node) -> int:
+            try:
+                return duration.parse_time_sec(_text(node) or "", end_of_day=end_of_day)
+            except ValueError:
+                raise self._error(
+                    key, line, "must be a UTC date or time such as 2026-11-23 or 2026-11-23T12:00:00Z"
+                ) from None
+
+        return self._get(key, default, convert)
+
     def get_strings(self, key: str, default: tuple[str, ...] | Required = ()) -> tuple[str, ...]:
         """Return a list of strings."""
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time spans as administrators write them in units, see systemd.time(7), "Parsing Time Spans"."""
+"""Time spans as administrators write them in units (systemd.time(7), "Parsing Time Spans"), and times."""
 
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from typing import Final
 
 _SEC_BY_UNIT: Final[dict[str, float]] = {
@@ -16,6 +17,10 @@ _SEC_BY_UNIT: Final[dict[str, float]] = {
     **dict.fromkeys(("weeks", "week", "w"), 604800.0),
 }
 _PART: Final = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([a-zµ]*)", re.ASCII)
+_DAY_SEC: Final = 86400
+_TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 def parse_sec(text: str) -> float:
@@ -33,3 +38,29 @@ def parse_sec(text: str) -> float:
         seconds += float(part[1]) * _SEC_BY_UNIT[part[2]]
         position = part.end()
     return seconds
+
+
+def parse_time_sec(text: str, *, end_of_day: bool = False) -> int:
+    """Return the seconds since 1970 of "2026-11-23" or "2026-11-23T12:00:00Z", both in UTC.
+
+    A date alone is its first second, or its last one with end_of_day. Raises ValueError.
+    """
+    stripped = text.strip()
+    if _DATE.fullmatch(stripped):
+        seconds = _seconds(stripped, "%Y-%m-%d") + (_DAY_SEC - 1 if end_of_day else 0)
+    elif _TIME.fullmatch(stripped):
+        seconds = _seconds(stripped, _TIME_FORMAT)
+    else:
+        raise ValueError(f"{text!r} is not a time in UTC")
+    if seconds < 0:
+        raise ValueError(f"{text!r} lies before 1970")
+    return seconds
+
+
+def format_time(seconds: int) -> str:
+    """Return seconds since 1970 as "2026-11-23T12:00:00Z"."""
+    return datetime.fromtimestamp(seconds, UTC).strftime(_TIME_FORMAT)
+
+
+def _seconds(text: str, form: str) -> int:
+    return int(datetime.strptime(text, form).replace(tzinfo=UTC).timestamp())

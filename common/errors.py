@@ -2,7 +2,7 @@
 """The error that all agents raise, its exit statuses, and the way it reaches the user.
 
 Exit statuses follow systemd.exec(5), "Process Exit Codes": 2, 4, 6 and 7 are the LSB statuses, 70 is
-EX_SOFTWARE of sysexits(3); 10 to 21 are ours.
+EX_SOFTWARE of sysexits(3); 10 to 25 are ours.
 """
 
 from __future__ import annotations
@@ -19,24 +19,39 @@ EXIT_STATUS_BY_NAME: Final[dict[str, int]] = {
     "ConfigInvalid": 6,
     "NotRunning": 7,
     "Busy": 10,
+    "BelowFloor": 11,
+    "Denied": 11,
     "Downgrade": 11,
+    "NeedsSteppingStone": 11,
+    "NoManifest": 11,
     "NoSuchSlot": 11,
     "OtherSlotNotGood": 11,
-    "SameVersion": 11,
     "SlotBooted": 11,
+    "WrongArchitecture": 11,
+    "WrongChannel": 11,
     "WrongProduct": 11,
+    "WrongState": 11,
     "BadSignature": 12,
+    "ManifestInvalid": 12,
+    "TooFewSignatures": 13,
     "UntrustedKey": 13,
     "KeyExpired": 14,
     "KeyRevoked": 14,
+    "KeySetTooOld": 14,
+    "ManifestExpired": 14,
     "SignatureExpired": 14,
     "ChecksumMismatch": 15,
     "Truncated": 16,
+    "ImageUnfit": 17,
     "NotAnImage": 17,
     "NoSpace": 18,
     "ReadBackMismatch": 19,
     "Unhealthy": 20,
     "Cancelled": 21,
+    "SameVersion": 22,
+    "RebootNeeded": 23,
+    "RolledBack": 24,
+    "PreUpdateFailed": 25,
     "Internal": 70,
 }
 """Exit status of each D-Bus error; the key is the part of the name after ``io.hypernet.Error.``."""
@@ -126,7 +141,8 @@ def report(error: BaseException, *, program: str) -> int:
     if not isinstance(error, AgentError):
         _record_defect(error, program)
         error = Internal(program)
-    sentence = " ".join(str(error).split())
+    # Names of files and texts in images must not steer the terminal.
+    sentence = " ".join("".join(char if char.isprintable() else " " for char in str(error)).split())
     print(f"{program}: {sentence}", file=sys.stderr)
     return error.exit_status
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +53,23 @@ class FileSystemFull(FileUnwritable):
 
     dbus_name = ERROR_PREFIX + "NoSpace"
     exit_status = 18
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A new folder for temporary files (TMPDIR or /tmp), removed at the end. Raises FileUnwritable."""
+    import tempfile  # here: few programs need it, all would pay for it
+
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="hypernet-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise FileUnwritable(
+            f"A folder for temporary files cannot be made: {error.strerror}; make room in /tmp, or set "
+            "TMPDIR.",
+            error=error,
+        ) from error
+    with folder as name:
+        yield Path(name)
 
 
 def read_bounded(path: Path, max_bytes: int) -> bytes:

@@ -1,107 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may sign, and detached OpenPGP signatures streamed through gpgv.
+"""Detached OpenPGP signatures, streamed through gpgv and judged by the trusted keys.
 
-The keys are the armoured files of one folder; fingerprints.yaml there lists which primary keys may sign for
-which purpose. Data is streamed, so that one read of an image serves its hash and its signature.
-common.gpgstatus decides.
+Data is streamed, so that one read of an image serves its hash and its signature. common.trustset says who
+may sign, common.gpgstatus what gpgv's answer means.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 
-from common import armor, config, files, process
-from common.errors import ConfigError
+from common import keylife, process
+from common.errors import AgentError
 from common.gpgstatus import (
+    Accepted,
     BadSignature,
     KeyExpired,
     KeyRevoked,
     NoSignature,
     Signature,
     SignatureExpired,
+    TooFewSignatures,
     UntrustedKey,
     WeakDigest,
     judge,
+    key_expired,
+)
+from common.trustset import (
+    MAX_KEY_FILE_BYTES,
+    MAX_KEY_FILES,
+    KeySetTooOld,
+    TrustedKey,
+    TrustStore,
+    adopt,
+    load,
 )
 
 __all__ = [
+    "MAX_KEY_FILES",
+    "MAX_KEY_FILE_BYTES",
+    "MAX_SIGNATURE_BYTES",
+    "Accepted",
     "BadSignature",
     "KeyExpired",
     "KeyRevoked",
+    "KeySetTooOld",
     "NoSignature",
-    "Signature",
     "SignatureExpired",
+    "TooFewSignatures",
     "TrustStore",
     "TrustedKey",
     "UntrustedKey",
     "Verifier",
     "WeakDigest",
-    "judge",
+    "adopt",
     "load",
+    "verify_bytes",
 ]
 
 MAX_SIGNATURE_BYTES = 16 << 10
-MAX_KEY_FILE_BYTES = 256 << 10
-MAX_KEY_FILES = 64
 
-
-@dataclass(frozen=True, slots=True)
-class TrustedKey:
-    """One line of fingerprints.yaml: 40 upper-case hex digits of a primary key and what it may sign."""
-
-    fingerprint: str
-    purpose: str
-    channels: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TrustStore:
-    """Listed fingerprints and the binary keyring made of all *.asc files of `directory`."""
-
-    directory: Path
-    keys: tuple[TrustedKey, ...]
-    keyring: bytes
-
-    def fingerprints(self, purpose: str) -> frozenset[str]:
-        return frozenset(key.fingerprint for key in self.keys if key.purpose == purpose)
-
-
-def load(directory: Path) -> TrustStore:
-    """Trust store in `directory` (fingerprints.yaml and *.asc).
-
-    Raises ConfigError; UntrustedKey if it is empty.
-    """
-    section = config.load(directory / "fingerprints.yaml", max_bytes=64 << 10)
-    keys: list[TrustedKey] = []
-    for item in section.sections("fingerprints"):
-        text = item.get_str("fingerprint").replace(" ", "").upper()
-        if len(text) != 40 or not set(text) <= set("0123456789ABCDEF"):
-            raise ConfigError(
-                f"{item.where}: fingerprint: '{text}' is not a fingerprint of 40 hexadecimal digits."
-            )
-        keys.append(TrustedKey(text, item.get_str("purpose"), item.get_strings("channels", default=())))
-        item.finish()
-    section.finish()
-    try:
-        paths = sorted(path for path in directory.iterdir() if path.suffix == ".asc")
-    except OSError as error:
-        raise ConfigError(f"{directory} cannot be read: {error.strerror}.") from error
-    if len(paths) > MAX_KEY_FILES:
-        raise ConfigError(f"{directory} holds {len(paths)} key files, at most {MAX_KEY_FILES} are allowed.")
-    keyring = bytearray()
-    for path in paths:
-        text_bytes = files.read_bounded(path, MAX_KEY_FILE_BYTES)
-        keyring += armor.decode(text_bytes, kind="PGP PUBLIC KEY BLOCK", name=str(path))
-    if not keys or not keyring:
-        raise UntrustedKey(
-            "No key is trusted yet: put the vendor's public key (*.asc) and its fingerprint into "
-            f"{directory}."
-        )
-    return TrustStore(directory, tuple(keys), bytes(keyring))
+_WEAK_DIGESTS = ("MD5", "SHA1", "RIPEMD160")
+_BYTES_TIMEOUT_SEC = 60.0
 
 
 class Verifier:
@@ -114,23 +76,33 @@ class Verifier:
         *,
         name: str,
         purpose: str = "release",
+        channel: str = "",
+        now_sec: float | None = None,
         timeout_sec: float = 6 * 3600,
     ) -> None:
+        """Start to verify the content of the signature file `name`.
+
+        purpose and channel: what the keys have to be trusted for; "" for any channel. now_sec: the time, for
+        a caller that knows better than the clock. Raises NoSignature, BadSignature, ProcessError.
+        """
         if len(signature) > MAX_SIGNATURE_BYTES:
             raise BadSignature(
-                f"{name} has {len(signature)} bytes, at most {MAX_SIGNATURE_BYTES} are allowed."
+                f"{name} has {len(signature)} bytes, at most {MAX_SIGNATURE_BYTES} are allowed; get it "
+                "again from the vendor."
             )
         if not signature.strip():
-            raise NoSignature(f"{name} is empty; get the image and its signature again from the vendor.")
-        self._allowed = store.fingerprints(purpose)
+            raise NoSignature(f"{name} is empty; get the release and its signature again from the vendor.")
+        self._store = store
         self._name = name
+        self._purpose = purpose
+        self._channel = channel
+        self._knows_time = now_sec is not None
+        self._now_sec = time.time() if now_sec is None else now_sec
         self._stack = ExitStack()
         with ExitStack() as stack:
             keyring_fd = _memory_file(stack, "keyring", store.keyring)
             signature_fd = _memory_file(stack, "signature", signature)
-            weak = [
-                option for digest in ("MD5", "SHA1", "RIPEMD160") for option in ("--weak-digest", digest)
-            ]
+            weak = [option for digest in _WEAK_DIGESTS for option in ("--weak-digest", digest)]
             argv = ["gpgv", "--homedir", "/nonexistent", *weak, "--keyring", f"/proc/self/fd/{keyring_fd}"]
             argv += ["--status-fd", "1", "--", f"/proc/self/fd/{signature_fd}", "-"]
             feeder = process.Feeder(argv, timeout_sec=timeout_sec, pass_fds=(keyring_fd, signature_fd))
@@ -148,16 +120,64 @@ class Verifier:
     def write(self, data: bytes | memoryview) -> None:
         self._feeder.write(data)
 
-    def finish(self) -> Signature:
-        """Verdict after the last byte; raises as `judge` does."""
-        completed = self._feeder.finish()
+    def finish(self) -> Accepted:
+        """Verdict after the last byte; raises as common.gpgstatus.judge does."""
+        try:
+            completed = self._feeder.finish()
+        except process.ProcessError as error:
+            raise BadSignature(f"{self._name} could not be checked: {error}") from error
         if completed.returncode < 0:
             raise BadSignature(
-                f"{self._name} could not be checked: gpgv died of signal {-completed.returncode}."
+                f"{self._name} could not be checked: gpgv died of signal {-completed.returncode}; try again."
             )
         return judge(
-            completed.stdout.decode("utf-8", errors="replace"), allowed=self._allowed, name=self._name
+            completed.stdout.decode("utf-8", errors="replace"),
+            objection=self._objection,
+            name=self._name,
+            now_sec=self._now_sec,
+            threshold=self._store.signatures_needed(self._purpose),
         )
+
+    def _objection(self, signature: Signature) -> AgentError | None:
+        now_sec = max(self._now_sec, signature.created_sec)
+        # Both times: a stolen key can date its signatures back, a new one must not vouch for old releases.
+        refusal = self._store.objection(
+            signature.fingerprint,
+            self._purpose,
+            self._channel,
+            (signature.created_sec, now_sec),
+            name=self._name,
+        )
+        if refusal is None and self._knows_time:
+            # gpgv goes by the clock, which may lie behind what the caller knows.
+            alive = keylife.signing_keys(self._store.keyring, at_sec=int(now_sec), name="the keyring")
+            if signature.fingerprint not in alive:
+                return key_expired(self._name, signature.fingerprint)
+        return refusal
+
+
+def verify_bytes(
+    store: TrustStore,
+    data: bytes,
+    signature: bytes,
+    *,
+    name: str,
+    purpose: str = "release",
+    channel: str = "",
+    now_sec: float | None = None,
+) -> Accepted:
+    """Verdict about a small file, such as a manifest; parameters and errors as for Verifier."""
+    with Verifier(
+        store,
+        signature,
+        name=name,
+        purpose=purpose,
+        channel=channel,
+        now_sec=now_sec,
+        timeout_sec=_BYTES_TIMEOUT_SEC,
+    ) as verifier:
+        verifier.write(data)
+        return verifier.finish()
 
 
 def _memory_file(stack: ExitStack, name: str, data: bytes) -> int:

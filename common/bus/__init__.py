@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from common.bus._client import Client, Signal, SignalQueue, connect
 from common.bus._connection import RemoteError
-from common.bus._dispatch import caller
+from common.bus._dispatch import caller, require
 from common.bus._interface import Interface, method, prop, signal
 from common.bus._service import Service, serve
 from common.bus._values import Variant
@@ -38,6 +38,7 @@ __all__ = [
     "connect",
     "method",
     "prop",
+    "require",
     "serve",
     "signal",
 ]

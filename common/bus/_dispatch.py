@@ -32,11 +32,21 @@ Authorize = Callable[[str, str, bool], Awaitable[None]]
 """Returns if (sender, action, interactive) is permitted, else raises NotPermitted."""
 
 _caller: ContextVar[str] = ContextVar("caller")
+_require: ContextVar[Callable[[str], Awaitable[None]]] = ContextVar("require")
 
 
 def caller() -> str:
     """Return the unique bus name of the caller of the running method; LookupError outside of one."""
     return _caller.get()
+
+
+async def require(action: str) -> None:
+    """Return if the caller of the running method may do this polkit action, too, else raise NotPermitted.
+
+    For what a method does only with some of its arguments; ask before the first change. LookupError outside
+    of a method.
+    """
+    await _require.get()(action)
 
 
 class _StandardError(AgentError):
@@ -62,6 +72,8 @@ class Dispatcher:
     async def reply_to(self, message: Any) -> Any:
         """Run a method call and return the message that answers it; never raises."""
         _caller.set(message.sender)
+        interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
+        _require.set(lambda action: self._authorize(message.sender, action, interactive))
         name = f"{message.interface}.{message.member}"
         try:
             signature, values = await self._run(message)
@@ -102,8 +114,7 @@ class Dispatcher:
                 f"{member.name} takes arguments of type '{member.in_signature}', not '{message.signature}'.",
             )
         if member.action is not None:
-            interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
-            await self._authorize(message.sender, member.action, interactive)
+            await require(member.action)
         result = getattr(interface, member.function)(*args)
         if inspect.isawaitable(result):
             result = await result

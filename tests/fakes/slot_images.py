@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small but real system images and OpenPGP keys for tests: gpg, sfdisk, mtools, erofs, veritysetup, "
-"objcopy."""
+"""Small but real system images, manifests and OpenPGP keys for tests: gpg, sfdisk, mtools, erofs,
+veritysetup, objcopy.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +9,22 @@ import hashlib
 import os
 import random
 import shutil
+import time
 import uuid
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from common import process
+from common import manifest, process
+from common.manifest import Manifest, Part
+from tests.fakes import root_images
 
 MIB = 1 << 20
 STUB = Path("/usr/lib/systemd/boot/efi/linuxx64.efi.stub")
 ESP_MIB, ROOT_MIB, TREE_MIB = 8, 2, 1
+SIDECARS = (".img", ".img.sha256", ".img.asc", ".manifest.json", ".manifest.json.asc")
+DAY_SEC = 86400
 
 
 def run(*argv: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> bytes:
@@ -62,24 +70,42 @@ def make_key(home: Path, name: str, *options: str, expire: str = "never", algori
     return Key(home, fingerprint)
 
 
-def trust(folder: Path, *keys: Key, listed: tuple[Key, ...] | None = None) -> None:
+def trust(
+    folder: Path,
+    *keys: Key,
+    listed: tuple[Key, ...] | None = None,
+    channels: str = "stable",
+    epoch: int = 1,
+    threshold: int = 1,
+    revoked: tuple[Key, ...] = (),
+) -> None:
     """A trusted-keys folder with all `keys`; `listed` (default: all) are in fingerprints.yaml."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, key in enumerate(keys):
         (folder / f"key{number}.asc").write_bytes(key.public())
-    lines = ["fingerprints:"] if (keys if listed is None else listed) else ["fingerprints: []"]
-    for key in keys if listed is None else listed:
-        lines.append(f"  - {{fingerprint: {key.fingerprint}, purpose: release, channels: [stable]}}")
+    names = keys if listed is None else listed
+    lines = [f"epoch: {epoch}", f"threshold: {threshold}"]
+    lines.append(f"revoked: [{', '.join(key.fingerprint for key in revoked)}]")
+    lines.append("fingerprints:" if names else "fingerprints: []")
+    for key in names:
+        lines.append(f'  - {{fingerprint: "{key.fingerprint}", purpose: release, channels: [{channels}]}}')
     (folder / "fingerprints.yaml").write_text("\n".join(lines) + "\n")
 
 
-def make_uki(path: Path, *, version: str, root_hash: str, image_id: str = "hypernet") -> Path:
-    """A UKI made of systemd's real stub with our text sections."""
+def make_uki(
+    path: Path,
+    *,
+    version: str,
+    root_hash: str,
+    image_id: str = "hypernet",
+    options: str = "quiet panic=10 rd.shell=0 rd.emergency=reboot",
+) -> Path:
+    """A UKI made of systemd's real stub with our text sections; `options` follow roothash=."""
     work = path.parent / f".{path.name}.work"
     work.mkdir()
     texts = {
         ".osrel": f'ID=debian\nIMAGE_ID={image_id}\nIMAGE_VERSION="{version}"\n',
-        ".cmdline": f"roothash={root_hash} quiet",
+        ".cmdline": f"roothash={root_hash} {options}",
         ".linux": f"kernel of {version}" * 500,
     }
     argv = ["objcopy"]
@@ -106,36 +132,41 @@ class BuiltImage:
     tree: bytes
     uki: bytes
 
+    def beside(self, suffix: str) -> Path:
+        """The image or a file beside it; `suffix` is one of SIDECARS."""
+        return self.path.with_name(self.path.name.removesuffix(".img") + suffix)
+
 
 def build_image(
     folder: Path,
     version: str,
     *,
     key: Key | None = None,
+    trusted: Path | None = None,
     image_id: str = "hypernet",
     root_mib: int = ROOT_MIB,
+    root_options: Mapping[str, Any] = {},
     uki_root_hash: str | None = None,
+    uki_options: str = "quiet panic=10 rd.shell=0 rd.emergency=reboot",
     partition_root_hash: str | None = None,
     uki_names: tuple[str, ...] | None = None,
     salt: str = "-",
 ) -> BuiltImage:
-    """A system image as the builder makes it, with its sidecars if `key` is given."""
+    """A system image as the builder makes it, signed as a whole if `key` is given.
+
+    trusted: its key set, by default one with `key`. root_options: more arguments of root_images.make_root.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"hypernet-{version}.img"
     work = folder / f".work-{version}"
     work.mkdir()
+    if key and not trusted:
+        trusted = work / "trusted-keys"
+        trust(trusted, key)
     root_file, tree_file = work / "root", work / "tree"
-    (work / "files").mkdir()
-    (work / "files" / "blob").write_bytes(random.Random(version).randbytes(MIB))
-    run(
-        "mkfs.erofs",
-        "--quiet",
-        "-T0",
-        "-U",
-        str(uuid.uuid5(uuid.NAMESPACE_URL, version)),
-        str(root_file),
-        str(work / "files"),
-    )
+    content = {"usr/share/blob": random.Random(version).randbytes(MIB)}
+    content["usr/lib/os-release"] = f"ID=debian\nIMAGE_ID={image_id}\nIMAGE_VERSION={version}\n".encode()
+    root_images.make_root(root_file, trusted=trusted, **{"extra": content, **root_options})
     os.truncate(root_file, root_mib * MIB)
     output = run(
         "veritysetup",
@@ -151,7 +182,11 @@ def build_image(
     )
     os.truncate(tree_file, TREE_MIB * MIB)
     uki = make_uki(
-        work / "uki.efi", version=version, root_hash=uki_root_hash or root_hash, image_id=image_id
+        work / "uki.efi",
+        version=version,
+        root_hash=uki_root_hash or root_hash,
+        image_id=image_id,
+        options=uki_options,
     )
     esp = make_esp(work / "esp", uki, (f"hypernet_{version}.efi",) if uki_names is None else uki_names)
     identity = partition_root_hash or root_hash
@@ -197,13 +232,68 @@ def seal(image: BuiltImage, key: Key, *options: str) -> None:
     key.sign(image.path, *options)
 
 
-def copy_image(image: BuiltImage, folder: Path) -> BuiltImage:
-    """The same image with its sidecars in another folder, free to be damaged."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for suffix in ("", ".sha256", ".asc"):
-        name = image.path.name + suffix
-        if (image.path.parent / name).exists():
-            shutil.copy(image.path.parent / name, folder / name)
-    return BuiltImage(
-        folder / image.path.name, image.version, image.root_hash, image.root, image.tree, image.uki
+def describe(image: BuiltImage, **changes: Any) -> Manifest:
+    """The manifest that a builder writes for the image; `changes` replace fields of it."""
+    raw = image.path.read_bytes()
+    root_mib = len(image.root) // MIB
+    places = (
+        ("esp", 1, ESP_MIB),
+        ("root", 1 + ESP_MIB, root_mib),
+        ("root-verity", 1 + ESP_MIB + root_mib, TREE_MIB),
     )
+    numbers = [int(number) for number in image.version.partition("~")[0].split(".")]
+    now_sec = int(time.time())
+    fields = Manifest(
+        product="hypernet",
+        arch="x86-64",
+        channel="stable",
+        version=image.version,
+        serial=numbers[0] * 10**12 + numbers[1] * 10**6 + numbers[2],
+        issued_sec=now_sec - DAY_SEC,
+        expires_sec=now_sec + 365 * DAY_SEC,
+        min_version="0.0.0",
+        min_from_version="0.0.0",
+        key_epoch=1,
+        config_schema=1,
+        root_hash=image.root_hash,
+        image_name=image.path.name,
+        image_bytes=len(raw),
+        image_sha256=hashlib.sha256(raw).hexdigest(),
+        parts=tuple(
+            Part(
+                role,
+                offset * MIB,
+                size * MIB,
+                hashlib.sha256(raw[offset * MIB : (offset + size) * MIB]).hexdigest(),
+            )
+            for role, offset, size in places
+        ),
+        uki_bytes=len(image.uki),
+        uki_sha256=hashlib.sha256(image.uki).hexdigest(),
+        notes_url="",
+        digest="",
+    )
+    return replace(fields, **changes)
+
+
+def vouch(image: BuiltImage, key: Key | None, **changes: Any) -> Manifest:
+    """Write the image's manifest, signed if `key` is given, in place of its .sha256 and .asc; returns it as
+    it is read back.
+    """
+    path = image.beside(".manifest.json")
+    path.write_bytes(manifest.render(describe(image, **changes)))
+    for suffix in (".img.sha256", ".img.asc", ".manifest.json.asc"):
+        image.beside(suffix).unlink(missing_ok=True)
+    if key:
+        key.sign(path)
+    return manifest.parse(path.read_bytes(), name=path.name)
+
+
+def copy_image(image: BuiltImage, folder: Path) -> BuiltImage:
+    """The same image with all that is beside it in another folder, free to be damaged."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for suffix in SIDECARS:
+        path = image.beside(suffix)
+        if path.exists():
+            shutil.copy(path, folder / path.name)
+    return replace(image, path=folder / image.path.name)

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from agents.slot_manager.machine import Machine
-from agents.slot_manager.record import Store
+from agents.slot_manager.record import Record, Store
 from agents.slot_manager.systemd_boot import SystemdBoot
 from agents.slot_manager.topology import SlotDevices, Topology
 from common import gpt
@@ -42,13 +42,7 @@ class Lab:
         """As if the machine had been booted: running slot and the loader's variables."""
         old = self.topology
         now = Topology(old.disk, old.slots, slot, old.esp, old.efivars)
-        self.machine = Machine(
-            now,
-            SystemdBoot(now.esp, now.efivars),
-            self.machine.store,
-            self.machine.trusted_keys,
-            self.machine.cache,
-        )
+        self.machine = replace(self.machine, topology=now, loader=SystemdBoot(now.esp, now.efivars))
         path = f"\\EFI\\Linux\\{counted}" if counted else ""
         for name, value in (
             ("LoaderInfo", loader),
@@ -75,12 +69,27 @@ class Lab:
 
     def snapshot(self) -> dict[str, str]:
         """SHA-256 of disk, slots, ESP, record and EFI variables."""
+        files = self._files(self.topology.esp, self.topology.efivars, self.machine.store.folder)
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+    def condition(self) -> tuple[dict[str, str], Record]:
+        """The same, but of the record only what it says, and not which releases were refused."""
+        files = self._files(self.topology.esp, self.topology.efivars)
+        digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        return digests, replace(self.machine.store.load(), refused=())
+
+    def _files(self, *folders: Path) -> list[Path]:
         files = [self.topology.disk]
         for devices in self.topology.slots.values():
             files += [devices.data, devices.tree]
-        for folder in (self.topology.esp, self.topology.efivars, self.machine.store.folder):
+        for folder in folders:
             files += sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "lock")
-        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        return files
+
+    def configure(self, text: str) -> None:
+        """Write the machine's updates.yaml."""
+        self.machine.config.mkdir(parents=True, exist_ok=True)
+        (self.machine.config / "updates.yaml").write_text(text)
 
     def data(self, slot: str) -> bytes:
         return self.topology.slots[slot].data.read_bytes()
@@ -125,6 +134,9 @@ def make_lab(folder: Path, running: BuiltImage, *trusted: Key) -> Lab:
         Store(folder / "state"),
         folder / "trusted-keys",
         folder / "cache",
+        vendor_keys=folder / "vendor-keys",
+        config=folder / "config" / "hypernet",
+        built=folder / "os-release",
     )
     lab = Lab(folder, machine)
     lab.boot("a", selected=f"hypernet_{running.version}.efi")

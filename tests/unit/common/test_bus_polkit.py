@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from tests.fakes.private_bus import connect_unprivileged, serving
 NAME = "io.hypernet.Test1"
 PATH = "/io/hypernet/Test1"
 ACTION = "io.hypernet.Test1.change"
+SECOND_ACTION = "io.hypernet.Test1.change-much"
 
 pytestmark = pytest.mark.usefixtures("private_bus")
 
@@ -30,6 +32,11 @@ class Guarded(bus.Interface):
     @bus.method("Change", "", "", action=ACTION)
     def change(self) -> None:
         self.changes += 1
+
+    @bus.method("ChangeMuch", "", "", action=ACTION)
+    async def change_much(self) -> None:
+        await bus.require(SECOND_ACTION)
+        self.changes += 10
 
     @bus.method("Look", "", "s")
     def look(self) -> str:
@@ -123,3 +130,49 @@ def test_reading_is_free() -> None:
             assert await client.call(NAME, PATH, NAME, "Look") == ("seen",)
 
     asyncio.run(main())
+
+
+def test_a_second_action_is_asked_for_the_same_caller_in_the_same_way() -> None:
+    authority = Authority((True, False))
+    guarded = Guarded()
+
+    async def main() -> None:
+        async with (
+            polkit(authority),
+            serving(NAME, lambda service: service.export(PATH, guarded)),
+            connect_unprivileged() as client,
+        ):
+            await client.call(NAME, PATH, NAME, "ChangeMuch", interactive=True)
+
+    asyncio.run(main())
+    assert guarded.changes == 10
+    first, second = authority.asked
+    assert (first[1], second[1]) == (ACTION, SECOND_ACTION)
+    assert (first[0], first[3]) == (second[0], second[3])
+
+
+def test_a_method_does_nothing_if_its_second_action_is_refused() -> None:
+    class OnlyTheFirst(Authority):
+        async def check_authorization(self, *args: Any) -> tuple[tuple[bool, bool, dict[str, str]]]:
+            self.answer = (args[1] == ACTION, False)
+            return await super().check_authorization(*args)
+
+    guarded = Guarded()
+
+    async def main() -> None:
+        async with (
+            polkit(OnlyTheFirst((True, False))),
+            serving(NAME, lambda service: service.export(PATH, guarded)),
+            connect_unprivileged() as client,
+        ):
+            await client.call(NAME, PATH, NAME, "ChangeMuch")
+
+    with pytest.raises(bus.RemoteError, match=SECOND_ACTION) as caught:
+        asyncio.run(main())
+    assert caught.value.dbus_name == "io.hypernet.Error.NotPermitted"
+    assert guarded.changes == 0
+
+
+def test_outside_of_a_method_there_is_nobody_to_ask_about() -> None:
+    with pytest.raises(LookupError):
+        asyncio.run(bus.require(ACTION))

@@ -226,12 +226,47 @@ def test_what_is_no_time_span_is_refused(text: str) -> None:
         duration.parse_sec(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "end_of_day", "seconds"),
+    [
+        ("1970-01-01", False, 0),
+        ("1970-01-01", True, 86399),
+        ("2026-11-23", False, 1795392000),
+        ("2026-11-23T12:00:00Z", False, 1795435200),
+        ("2026-11-23T12:00:00Z", True, 1795435200),
+        ("'2026-11-23'", False, 1795392000),
+    ],
+)
+def test_times_are_dates_or_seconds_in_utc(text: str, end_of_day: bool, seconds: int) -> None:
+    assert section(f"t: {text}").get_time_sec("t", end_of_day=end_of_day) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["1", "soon", "2026-13-01", "2026-02-30", "1969-12-31", "2026-11-23 12:00:00", "[2026-11-23]"]
+)
+def test_what_is_no_time_in_utc_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="t: must be a UTC date or time such as"):
+        section(f"t: {text}").get_time_sec("t")
+
+
+def test_the_seconds_of_a_time_are_written_as_they_are_read() -> None:
+    assert duration.format_time(1795435200) == "2026-11-23T12:00:00Z"
+    assert duration.parse_time_sec(duration.format_time(1795435200)) == 1795435200
+
+
 @given(st.binary(max_size=200) | st.text("ab:-[]{}&*!|>'\" \n#?,1", max_size=60).map(str.encode))
 def test_no_file_causes_another_error_than_a_complaint(data: bytes) -> None:
     with suppress(ConfigError):
         root = config.parse(data, PATH)
         for key in root.keys():  # noqa: SIM118
-            for read in (root.get_str, root.get_int, root.get_bool, root.get_duration_sec, root.get_strings):
+            for read in (
+                root.get_str,
+                root.get_int,
+                root.get_bool,
+                root.get_duration_sec,
+                root.get_time_sec,
+                root.get_strings,
+            ):
                 with suppress(ConfigError):
                     read(key)
         root.finish()

@@ -18,6 +18,11 @@ def test_an_error_is_one_line_and_its_exit_status(capsys: pytest.CaptureFixture[
     assert capsys.readouterr().err == "hypernet-admin: An installation is running; wait for its end.\n"
 
 
+def test_what_an_error_quotes_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    errors.report(errors.AgentError("Version '\x1b]0;x\x07\x9b2J\udc80' is odd."), program="hypernet-admin")
+    assert capsys.readouterr().err == "hypernet-admin: Version ' ]0;x 2J ' is odd.\n"
+
+
 @pytest.mark.usefixtures("no_journald")
 def test_a_defect_shows_neither_its_text_nor_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert errors.report(ValueError("secret"), program="hypernet-admin") == 70

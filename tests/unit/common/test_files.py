@@ -129,3 +129,21 @@ def test_a_file_system_is_flushed(tmp_path: Path) -> None:
     files.sync_filesystem(tmp_path)
     with pytest.raises(files.FileUnwritable, match=r"^Cannot flush"):
         files.sync_filesystem(tmp_path / "missing")
+
+
+def test_a_scratch_folder_is_gone_afterwards() -> None:
+    with files.scratch_folder() as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "file").write_bytes(b"x")
+    assert not folder.exists()
+
+
+def test_no_place_for_a_scratch_folder_is_a_complaint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "missing"))
+    with (
+        pytest.raises(files.FileUnwritable, match="cannot be made: No such file or directory; make room"),
+        files.scratch_folder(),
+    ):
+        pass
