@@ -1,38 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start: `slot-manager` serves the bus, `slot-manager bless` records that this boot is good."""
+"""Start: `slot-manager` serves the bus; `slot-manager attempt` counts this boot if it is one of a trial;
+`slot-manager bless` records that this boot is good.
+"""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from collections.abc import Sequence
 
-from agents.slot_manager import lifecycle, machine, service
+from agents.slot_manager import machine
 from common import errors, journal
 
 PROGRAM = "slot-manager"
-BLESS_WAIT_SEC = 900.0
+LOCK_WAIT_SEC = 900.0
+ATTEMPT_WAIT_SEC = 20.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     parser = argparse.ArgumentParser(prog=PROGRAM, description="Owns the A/B slots of this machine.")
-    parser.add_argument("command", nargs="?", choices=("serve", "bless"), default="serve")
-    arguments = parser.parse_args(argv)
+    parser.add_argument("command", nargs="?", choices=("serve", "attempt", "bless"), default="serve")
+    command = parser.parse_args(argv).command
     journal.setup(f"hypernet-{PROGRAM}")
     try:
-        if arguments.command == "bless":
-            return _bless()
-        return asyncio.run(service.serve(machine.this_machine))
+        return {"serve": _serve, "attempt": _attempt, "bless": _bless}[command]()
     except Exception as error:
         return errors.report(error, program=PROGRAM)
 
 
-def _bless() -> int:
+# Each command imports what it needs: the bus takes longer to import than a oneshot to run.
+def _serve() -> int:
+    import asyncio
+
+    from agents.slot_manager import service
+
+    return asyncio.run(service.serve(machine.this_machine))
+
+
+def _attempt() -> int:
+    from agents.slot_manager import attempts
+    from common import process
+
     found = machine.this_machine()
-    with found.lock(wait_sec=BLESS_WAIT_SEC):
+    with found.lock(wait_sec=ATTEMPT_WAIT_SEC):
+        over = attempts.count_attempt(found, attempts.boot_id())
+    if over:
+        # Not over the system bus, which is not up this early: systemctl speaks to systemd directly.
+        process.run(
+            ["systemctl", "--no-block", "--job-mode=replace-irreversibly", "start", "reboot.target"],
+            timeout_sec=30,
+        )
+    return 0
+
+
+def _bless() -> int:
+    from agents.slot_manager import lifecycle, motd
+
+    found = machine.this_machine()
+    with found.lock(wait_sec=LOCK_WAIT_SEC):
         lifecycle.bless(found)
+    try:
+        motd.write(found.store.load())
+    except errors.AgentError as error:  # the boot is good all the same
+        journal.send(str(error), priority=journal.WARNING)
     return 0
 
 

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes from image to disk and back: chunked, cancellable, and never answered by the page cache on the way
-back.
-"""
+"""Bytes to the disk and back: cancellable, and never answered by the page cache on the way back."""
 
 from __future__ import annotations
 
@@ -10,57 +8,26 @@ import hashlib
 import mmap
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-from agents.slot_manager.errors import NoSpace, ReadBackMismatch, SlotBooted, Truncated
-from common.errors import AgentError, Cancelled
+from agents.slot_manager.errors import ReadBackMismatch, SlotBooted
+from common.errors import AgentError
+from common.image.stream import CHUNK_BYTES, Advance, check, chunks, write_all
 
-CHUNK_BYTES = 1 << 20
+__all__ = [
+    "ALIGNMENT",
+    "CHUNK_BYTES",
+    "Advance",
+    "check",
+    "chunks",
+    "digest_from_medium",
+    "flush",
+    "open_exclusively",
+    "write_all",
+]
+
 ALIGNMENT = 4096
-
-Advance = Callable[[int], None]
-"""Called with the number of bytes just done."""
-
-
-def check(cancel: threading.Event) -> None:
-    """Raises Cancelled once `cancel` is set."""
-    if cancel.is_set():
-        raise Cancelled("The installation was cancelled; the running system is untouched.")
-
-
-def chunks(fd: int, offset: int, size: int, *, name: str, cancel: threading.Event) -> Iterator[memoryview]:
-    """`size` bytes of a file from `offset` on, as views into one buffer that is used again for the next
-    chunk.
-
-    Raises Truncated if the file ends early, AgentError if it cannot be read, Cancelled.
-    """
-    buffer = memoryview(bytearray(min(CHUNK_BYTES, size) or 1))
-    end = offset + size
-    while offset < end:
-        check(cancel)
-        try:
-            count = os.preadv(fd, [buffer[: min(len(buffer), end - offset)]], offset)
-        except OSError as error:
-            raise AgentError(f"{name} cannot be read at byte {offset}: {error.strerror}.") from error
-        if not count:
-            raise Truncated(
-                f"{name} ends at byte {offset}, {end - offset} bytes early; copy or download it again."
-            )
-        yield buffer[:count]
-        offset += count
-
-
-def write_all(fd: int, data: memoryview | bytes, *, name: str) -> None:
-    """Write everything. Raises NoSpace, else AgentError."""
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(fd, view) :]
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpace(f"There is no space left to write {name}.") from error
-            raise AgentError(f"{name} cannot be written: {error.strerror}; check the disk.") from error
 
 
 def open_exclusively(device: Path) -> int:

@@ -1,38 +1,76 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An installation as an object on the bus: what it does, how far it is, how it ended."""
+"""An installation as an object on the bus: whose it is, what it does, how far it is, how it ended."""
 
 from __future__ import annotations
 
 import asyncio
+import pwd
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 
-from agents.slot_manager.install import Installed, Stage
+from agents.slot_manager.install import Installed
+from agents.slot_manager.progress import Stage
 from common import bus
-from common.errors import AgentError, Cancelled
+from common.errors import AgentError, Busy, Cancelled
 
 INSTALL_ACTION = "io.hypernet.SlotManager1.install"
 REPORT_INTERVAL_SEC = 0.25
+RATE_WINDOW_SEC = 10.0
+UNKNOWN_USEC = (1 << 64) - 1
 
 RUNNING, DONE, FAILED, CANCELLED = "", "done", "failed", "cancelled"
 
+_WRITING = (Stage.WRITE, Stage.READBACK, Stage.ENTRY)
+
+
+class Pace:
+    """Bytes per second over the last RATE_WINDOW_SEC; `clock` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def note(self, done: int) -> None:
+        """So many bytes are done now."""
+        self._samples.append((self._clock(), done))
+
+    def rate(self) -> int:
+        """0 if nothing moved, or nothing is known yet."""
+        now = self._clock()
+        # The sample at the beginning of the window stays: without it a stall would look like a high rate.
+        while len(self._samples) > 1 and self._samples[1][0] <= now - RATE_WINDOW_SEC:
+            self._samples.popleft()
+        if not self._samples or now <= self._samples[0][0]:
+            return 0
+        began, done = self._samples[0]
+        return max(0, int((self._samples[-1][1] - done) / (now - began)))
+
 
 class Job(bus.Interface):
-    """One installation; methods named in lower case below `report` belong to the event loop's thread."""
+    """One installation; all of it but `cancelled` belongs to the event loop's thread."""
 
     INTERFACE = "io.hypernet.SlotManager1.Job"
 
-    def __init__(self, number: int, source: str, slot: str) -> None:
+    def __init__(
+        self, number: int, source: str, slot: str, *, owner: str = "root", dry_run: bool = False
+    ) -> None:
         self.number = number
         self.path = f"/io/hypernet/SlotManager1/job/{number}"
         self.cancelled = threading.Event()
         self.state = RUNNING
         self.current = Stage.CHECK
+        self.on_stage: Callable[[], None] = lambda: None
         self._source = source
         self._slot = slot
+        self._owner = owner
+        self._dry_run = dry_run
+        self._started_usec = time.time_ns() // 1000
         self._version = ""
         self._done = 0
         self._total = 0
+        self._pace = Pace()
         self._error_name = ""
         self._error_message = ""
 
@@ -47,6 +85,18 @@ class Job(bus.Interface):
     @bus.prop("Slot", "s")
     def slot(self) -> str:
         return self._slot
+
+    @bus.prop("DryRun", "b")
+    def dry_run(self) -> bool:
+        return self._dry_run
+
+    @bus.prop("Owner", "s")
+    def owner(self) -> str:
+        return self._owner
+
+    @bus.prop("Started", "t")
+    def started(self) -> int:
+        return self._started_usec
 
     @bus.prop("Version", "s")
     def version(self) -> str:
@@ -70,6 +120,17 @@ class Job(bus.Interface):
     def bytes_total(self) -> int:
         return self._total
 
+    @bus.prop("Rate", "t")
+    def rate(self) -> int:
+        return self._pace.rate() if self.state == RUNNING else 0
+
+    @bus.prop("Remaining", "t")
+    def remaining(self) -> int:
+        if self.state != RUNNING:
+            return 0
+        rate = self._pace.rate()
+        return (self._total - self._done) * 1_000_000 // rate if rate else UNKNOWN_USEC
+
     @bus.prop("Result", "s")
     def result(self) -> str:
         return self.state
@@ -90,26 +151,59 @@ class Job(bus.Interface):
     def finished(self, result: str, error_name: str, message: str) -> None:
         """The end, whatever it is."""
 
+    @property
+    def writing(self) -> bool:
+        """Whether the slot's old content is gone and the new one is not complete."""
+        return self.state == RUNNING and self.current in _WRITING
+
+    def busy(self) -> Busy:
+        """What to tell those who have to wait for this job."""
+        what = (
+            f"An image for slot {self._slot} is being checked"
+            if self._dry_run
+            else (f"Slot {self._slot} is being written")
+        )
+        since = time.strftime("%H:%M:%S", time.localtime(self._started_usec / 1e6))
+        return Busy(
+            f"{what} by {self._owner} since {since} (job {self.path}); wait for its end or cancel it."
+        )
+
     def report(self, stage: Stage, done: int, total: int) -> None:
         """Progress of the engine."""
-        names = ["Progress", "BytesDone", "BytesTotal"] + (["Stage"] if stage is not self.current else [])
+        is_new = stage is not self.current
         self.current, self._done, self._total = stage, done, total
-        self.changed(*names)
+        self._pace.note(done)
+        self.changed(
+            "Progress", "BytesDone", "BytesTotal", "Rate", "Remaining", *(["Stage"] if is_new else [])
+        )
+        if is_new:
+            self.on_stage()
 
     def found(self, version: str) -> None:
         """The image is verified and this is its version."""
         self._version = version
         self.changed("Version")
 
-    def succeed(self, installed: Installed) -> None:
-        self.state, self.current, self._done = DONE, Stage.DONE, self._total
-        self.changed("Stage", "Progress", "BytesDone", "Result")
-        self.finished(DONE, "", f"Installed {installed.version} into slot {installed.slot}.")
+    def succeed(self, installed: Installed, note: str = "") -> None:
+        """The end; `note` is what went wrong after the installation."""
+        self.state, self.current = DONE, Stage.DONE
+        self._error_message = note
+        if installed.dry_run:
+            message = (
+                f"Version {installed.version} can be installed into slot {installed.slot}; nothing was "
+                "written."
+            )
+        else:
+            self._done = self._total
+            message = f"Installed {installed.version} into slot {installed.slot}; it is {installed.state}."
+        self.changed("Stage", "Progress", "BytesDone", "Rate", "Remaining", "ErrorMessage", "Result")
+        self.finished(DONE, "", f"{message} {note}".rstrip())
 
     def fail(self, error: AgentError) -> None:
+        """The end without success."""
         self.state = CANCELLED if isinstance(error, Cancelled) else FAILED
         self._error_name, self._error_message = error.dbus_name, str(error)
-        self.changed("Result", "ErrorName", "ErrorMessage")
+        self.changed("Rate", "Remaining", "Result", "ErrorName", "ErrorMessage")
         self.finished(self.state, self._error_name, self._error_message)
 
 
@@ -131,3 +225,14 @@ class Reporter:
 
     def found(self, version: str) -> None:
         self._loop.call_soon_threadsafe(self._job.found, version)
+
+
+async def owner_of(client: bus.Client, sender: str) -> str:
+    """User name of a caller on the bus; the number if the user has no name here."""
+    name = "org.freedesktop.DBus"
+    (uid,) = await client.call(name, "/org/freedesktop/DBus", name, "GetConnectionUnixUser", "s", sender)
+    try:
+        entry = await asyncio.get_running_loop().run_in_executor(None, pwd.getpwuid, uid)
+    except KeyError:
+        return str(uid)
+    return entry.pw_name

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Life of a slot after its installation: verdicts, marks, rollback. The caller holds the machine's lock.
+"""Verdicts on slots: good boots, failed trials, marks, rollback. The caller holds the machine's lock.
 
 Each step first makes sure that the slot to be booted can be booted, and only then takes anything from the
-other.
+other. arming.py begins trials, attempts.py counts them, proof.py says what a verdict leaves in the record.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from agents.slot_manager import messages
+from agents.slot_manager import arming, messages, policy, proof
 from agents.slot_manager.errors import LoaderError, NoSuchSlot, OtherSlotNotGood
-from agents.slot_manager.loader import REARM_TRIES, TRIAL_TRIES, UNCOUNTED, Entry
+from agents.slot_manager.loader import REARM_TRIES, UNCOUNTED, Entry, steps_aside
 from agents.slot_manager.machine import Machine, View
-from agents.slot_manager.record import Pending, Record, Rollback
+from agents.slot_manager.record import Record, Refused, Rollback
 from agents.slot_manager.state import Slot, State, is_exhausted_boot, used_up
 from agents.slot_manager.topology import other_slot
-from common import journal
+from common import journal, trust
 from common.errors import AgentError
 
 NO_REASON = "no reason given"
@@ -52,6 +52,7 @@ def bless(machine: Machine, *, insist: bool = False) -> Blessed:
 
     A trial of the other slot that ended without success is recorded as a rollback. The booted entry gets a
     fresh counter if the other slot is good, so that a later failure has somewhere to go, and none otherwise.
+    Only here the floor and the known time rise, and a newer set of trusted keys is taken over.
     """
     view = machine.view()
     booted, other = view.booted, view.other
@@ -66,17 +67,20 @@ def bless(machine: Machine, *, insist: bool = False) -> Blessed:
         return Blessed(booted.name, booted.version, False, None)
     _warn_if_uncounted(view)
     record, rollback = _close_failed_trial(machine, view)
-    pending = record.pending
     root_hash = booted.root_hash
-    succeeded = pending is not None and pending.root_hash == root_hash
-    if succeeded or root_hash not in record.proven or root_hash in record.reasons:
-        record = record.without(root_hash)
-        record = replace(record, proven={**record.proven, root_hash: machine.store.clock()})
+    succeeded = record.pending is not None and record.pending.root_hash == root_hash
+    news = proof.is_news(record, root_hash)
+    record = proof.proven(record, booted, machine.store.clock(), machine.built_usec())
+    if news:
         record = machine.transition(record, booted.name, booted.version, root_hash, State.GOOD, "")
     if record != view.record:
         machine.store.save(record)
     tries = REARM_TRIES if other.state is State.GOOD else UNCOUNTED
-    machine.loader.set_tries(booted.entry, tries)
+    if not (steps_aside(booted.entry) and other.state is State.ARMED):
+        machine.loader.set_tries(booted.entry, tries)
+        machine.give_way()  # an arming that lost power before this step
+    if not insist:  # an administrator's word is no proof that the image, with its keys, is good
+        _adopt_keys(machine)
     if succeeded:
         journal.send(
             f"Update to {booted.version} succeeded: slot {booted.name} was booted and is good.",
@@ -84,6 +88,7 @@ def bless(machine: Machine, *, insist: bool = False) -> Blessed:
             message_id=messages.UPDATE_SUCCEEDED,
             slot=booted.name,
             version=booted.version,
+            roothash=root_hash,
         )
     return Blessed(booted.name, booted.version, succeeded, rollback)
 
@@ -126,8 +131,10 @@ def mark_bad(machine: Machine, name: str, reason: str) -> State:
     rest = view.slots[other_slot(name)]
     rest_entry = _require_good(rest, f"to mark slot {name} bad")
     reason = reason or NO_REASON
-    # A trial stays pending: the slot that comes up instead reports it as failed, with this reason.
-    record = replace(_with_bad(machine, view.record, slot, reason), pending=view.record.pending)
+    record = _with_bad(machine, view.record, slot, reason)
+    if slot.state is State.TRYING:
+        # The trial stays pending: the slot that comes up instead reports it as failed, with this reason.
+        record = replace(record, pending=view.record.pending)
     machine.store.save(record)
     if slot.entry is not None and not slot.entry.staged:
         _make_default(machine, view, slot, rest_entry)
@@ -144,7 +151,7 @@ def mark_good(machine: Machine, name: str) -> State:
     Returns its new state.
 
     A slot that is not running and is good or on trial already stays as it is. Raises NoSuchSlot for an empty
-    one.
+    one, OtherSlotNotGood if the running slot is newer and not good, for the loader would take that.
     """
     view = machine.view()
     slot = _require_content(view.slots, name)
@@ -152,21 +159,28 @@ def mark_good(machine: Machine, name: str) -> State:
         bless(machine, insist=True)
         _log_mark(slot, State.GOOD, "")
         return State.GOOD
-    if slot.entry is None or slot.state in (State.GOOD, State.ARMED, State.TRYING):
+    if slot.state in (State.GOOD, State.ARMED, State.TRYING):
         return slot.state
-    pending = Pending(slot.name, slot.version, slot.root_hash, machine.store.clock(), TRIAL_TRIES)
-    record = replace(view.record.without(slot.root_hash), pending=pending)
-    machine.store.save(
-        machine.transition(record, slot.name, slot.version, slot.root_hash, State.ARMED, "marked good")
-    )
-    machine.keep_running_slot(view)
-    if slot.state is State.STAGED:
-        machine.loader.arm(slot.version, TRIAL_TRIES)
-    else:
-        machine.loader.set_tries(slot.entry, TRIAL_TRIES)
-    machine.loader.clear_overrides()
+    arming.start_trial(machine, view, slot, "marked good")
     _log_mark(slot, State.ARMED, "")
     return State.ARMED
+
+
+def refuse(machine: Machine, release: policy.Release, decision: policy.Decision) -> None:
+    """Keep for status that a rule refused a verified release; what cannot be kept is only logged."""
+    record, reason = machine.store.load(), decision.reason
+    if any(
+        (item.root_hash, item.rule, item.reason) == (release.root_hash, decision.rule, reason)
+        for item in record.refused
+    ):
+        return
+    others = tuple(item for item in record.refused if item.root_hash != release.root_hash)
+    now_usec = machine.store.clock()
+    new = Refused(release.version, release.root_hash, release.digest, decision.rule, reason, now_usec)
+    try:
+        machine.store.save(replace(record, refused=(*others, new)))
+    except AgentError as error:
+        journal.send(f"The refusal of {release.version} is not kept: {error}", priority=journal.WARNING)
 
 
 def _close_failed_trial(machine: Machine, view: View) -> tuple[Record, Rollback | None]:
@@ -179,7 +193,9 @@ def _close_failed_trial(machine: Machine, view: View) -> tuple[Record, Rollback 
         record = replace(record, pending=None)  # the trial's content is gone: nothing to report on
     on_trial = record.pending is not None and record.pending.root_hash == other.root_hash
     given_up = other.root_hash in record.proven  # a re-armed slot that was good once
-    if other.entry is None or other.entry.tries_left or not (on_trial or given_up):
+    if other.entry is None or other.entry.tries_left or other.state is State.GOOD:
+        return record, None
+    if not (on_trial or given_up):
         return record, None
     reason = record.reasons.get(other.root_hash) or used_up(other.entry)
     record = _with_bad(machine, record, other, reason)
@@ -223,8 +239,7 @@ def _make_default(machine: Machine, view: View, bad: Slot, good: Entry) -> None:
 
 
 def _with_bad(machine: Machine, record: Record, slot: Slot, reason: str) -> Record:
-    record = record.without(slot.root_hash)
-    record = replace(record, reasons={**record.reasons, slot.root_hash: reason})
+    record = proof.failed(record, slot, reason, machine.store.clock())
     return machine.transition(record, slot.name, slot.version, slot.root_hash, State.BAD, reason)
 
 
@@ -255,10 +270,28 @@ def _log_mark(slot: Slot, new: State, reason: str) -> None:
     )
 
 
+def _adopt_keys(machine: Machine) -> None:
+    """Take over the key set of the system that is good now, if it is newer than the machine's."""
+    if not machine.vendor_keys.is_dir():
+        return
+    try:
+        adopted = trust.adopt(machine.vendor_keys, machine.trusted_keys)
+    except (AgentError, OSError) as error:
+        journal.send(f"The trusted keys of the image are not taken over: {error}", priority=journal.WARNING)
+        return
+    if adopted:
+        journal.send(
+            f"The newer trusted keys of the image are in {machine.trusted_keys} now.",
+            priority=journal.NOTICE,
+        )
+
+
 def _warn_if_uncounted(view: View) -> None:
     """The loader boots on without counting if it cannot rename the entry (systemd issue 36170)."""
     entry = view.booted.entry
-    if entry is not None and entry.tries_left != UNCOUNTED and not view.facts.counted and view.facts.loader:
+    if entry is None or entry.tries_left == UNCOUNTED or steps_aside(entry):
+        return
+    if view.facts.loader and not view.facts.counted:
         journal.send(
             f"This boot of {entry.name} was not counted by the boot loader; check the ESP.",
             priority=journal.WARNING,

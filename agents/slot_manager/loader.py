@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from agents.slot_manager import version
+from common import version
 
 TRIAL_TRIES = 3
 """Tries of a freshly installed slot: for what user space cannot judge (panic, hang, loss of power)."""
@@ -55,6 +55,14 @@ class Facts:
     counted: str = ""
 
 
+def steps_aside(entry: Entry) -> bool:
+    """Whether a good entry lets an older one be tried first: it has no tries, although none was ever taken.
+
+    Once the other one has used up its own tries the loader takes this one again, as it is the newer.
+    """
+    return entry.tries_left == 0 and entry.tries_done == 0 and not entry.staged
+
+
 class BootLoader(Protocol):
     """Entries of both slots. Every change is durable and read back when the method returns."""
 
@@ -77,6 +85,9 @@ class BootLoader(Protocol):
 
     def arm(self, version: str, tries: int) -> None:
         """Make the staged entry of `version` visible with `tries` tries."""
+
+    def disarm(self, entry: Entry) -> None:
+        """Make an armed entry a staged one again: complete, but invisible to the loader."""
 
     def set_tries(self, entry: Entry, left: int, done: int = 0) -> None:
         """Give an entry another counter: -1 good, 0 bad, else tries left. Removes twins of the same name."""

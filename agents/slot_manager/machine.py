@@ -11,14 +11,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.slot_manager import state, topology
+from agents.slot_manager import policy, state, topology
+from agents.slot_manager import settings as updates
 from agents.slot_manager.loader import REARM_TRIES, UNCOUNTED, BootLoader, Entry, Facts
 from agents.slot_manager.record import Record, Store, Transition
 from agents.slot_manager.systemd_boot import SystemdBoot
-from common import paths
+from common import files, paths
 from common.errors import AgentError, Busy
 
 LOCK_POLL_SEC = 0.5
+
+_USEC = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +39,28 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The parts that the engine works on; `cache` is the folder for spool files."""
+    """The parts that the engine works on.
+
+    trusted_keys: the machine's key set; vendor_keys: the one of the running image. cache: folder for spool
+    files. config: folder of updates.yaml; the schema version stands beside it. built: a file that is as old
+    as the running image.
+    """
 
     topology: topology.Topology
     loader: BootLoader
     store: Store
     trusted_keys: Path
     cache: Path
+    vendor_keys: Path = paths.SHARE / "trusted-keys"
+    config: Path = paths.CONFIG
+    built: Path = Path("/usr/lib/os-release")
+
+    @property
+    def settings(self) -> updates.Settings:
+        """What updates.yaml says now; read when needed, so that a mistake in it stops installs and nothing
+        else. Raises ConfigError.
+        """
+        return updates.load(self.config)
 
     def view(self, *, installing: str = "") -> View:
         """Both slots as they are now. Raises TopologyError, LoaderError."""
@@ -61,6 +79,34 @@ class Machine:
         booted, other = slots[self.topology.booted], slots[self.topology.other]
         return View(slots, partitions, entries, record, facts, booted, other)
 
+    def local(self, view: View) -> policy.Local:
+        """What the rules for releases compare with. Raises ConfigError."""
+        return policy.Local(
+            channel=self.settings.channel,
+            running_version=view.booted.version,
+            running_root_hash=view.booted.root_hash,
+            config_schema=self._config_schema(),
+        )
+
+    def now_sec(self, record: Record) -> int:
+        """Seconds since 1970: what the clock says, but never earlier than what is known to have passed."""
+        known_usec = max(record.known_usec, record.floor.signed_usec)
+        return max(self.store.clock(), known_usec, self.built_usec()) // _USEC
+
+    def _config_schema(self) -> int:
+        """Schema of the configuration of this machine; 0 if that is not known."""
+        try:
+            return int(files.read_bounded(self.config.parent / "version", 64))
+        except (files.FileError, ValueError):
+            return 0
+
+    def built_usec(self) -> int:
+        """When the running image was built, in microseconds since 1970; 0 if that is not known."""
+        try:
+            return self.built.stat().st_mtime_ns // 1000
+        except OSError:
+            return 0
+
     def keep_running_slot(self, view: View) -> None:
         """Make sure that the running slot can be booted again and again; call it before the other one is
         lost or begins a trial.
@@ -70,6 +116,22 @@ class Machine:
         entry = view.booted.entry
         if entry is not None and entry.tries_left != UNCOUNTED:
             self.loader.set_tries(entry, UNCOUNTED if view.booted.state is state.State.GOOD else REARM_TRIES)
+
+    def give_way(self) -> View:
+        """Let an armed slot be tried even if it is older than the running one; returns the view after it.
+
+        Of two entries with tries the loader takes the newer one, so the running one has to step aside.
+        """
+        view = self.view()
+        entry = view.booted.entry
+        if (
+            entry is not None
+            and (view.booted.state, view.other.state) == (state.State.GOOD, state.State.ARMED)
+            and view.booted.default
+        ):
+            self.loader.set_tries(entry, 0)
+            view = self.view()
+        return view
 
     def transition(
         self, record: Record, slot: str, version: str, root_hash: str, new: str, reason: str

@@ -10,10 +10,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.slot_manager import blockio, source, verify, version
+from agents.slot_manager import blockio, lifecycle, policy
 from agents.slot_manager.errors import (
-    Downgrade,
+    ImageUnfit,
     LoaderError,
+    NoManifest,
     NoSpace,
     OtherSlotNotGood,
     SameVersion,
@@ -21,7 +22,15 @@ from agents.slot_manager.errors import (
 )
 from agents.slot_manager.machine import Machine, View
 from agents.slot_manager.state import State
+from common import image as images
+from common import lint, paths
 from common.errors import AgentError
+from common.image import source
+from common.image.verify import Verified
+from common.manifest import Manifest
+
+RECORD_ROOM_BYTES = 1 << 20
+"""Free bytes that the record's file system needs: more than a few copies of a full record."""
 
 _WORK_PREFIX = "install-"
 
@@ -47,20 +56,111 @@ def require_safe(view: View) -> None:
         )
 
 
-def require_new(view: View, verified: verify.Verified) -> None:
-    """Whether the image is newer than the running system. Raises SameVersion, Downgrade."""
-    running = view.booted.version
-    # The file system of the ESP does not tell upper from lower case.
-    if verified.root_hash == view.booted.root_hash or verified.version.lower() == running.lower():
-        raise SameVersion(f"Version {verified.version} is running already in slot {view.booted.name}.")
-    if version.compare(verified.version, running) <= 0:
-        raise Downgrade(
-            f"Version {verified.version} is older than the running {running}; to go back, use "
-            "'hypernet-admin rollback'."
+def require_statement(machine: Machine, name: str, *, stated: bool) -> None:
+    """Whether the image `name` may come without a manifest, if it does (not `stated`). Raises NoManifest."""
+    if machine.settings.require_manifest and not stated:
+        raise NoManifest(
+            f"{name} comes without a manifest, which updates.yaml demands; copy its .manifest.json and "
+            ".manifest.json.asc beside it."
         )
 
 
+def release_of(verified: Verified) -> policy.Release:
+    """What the rules have to know about an image; without a manifest that is little."""
+    content, manifest = verified.content, verified.manifest
+    if manifest is None:
+        return policy.Release(
+            content.product,
+            images.ARCHITECTURE,
+            content.version,
+            content.root_hash,
+            digest=verified.sha256,
+            legacy=True,
+        )
+    return stated_release(manifest)
+
+
+def stated_release(manifest: Manifest) -> policy.Release:
+    """What a genuine manifest says of its image."""
+    return policy.Release(
+        manifest.product,
+        manifest.arch,
+        manifest.version,
+        manifest.root_hash,
+        channel=manifest.channel,
+        serial=manifest.serial,
+        issued_sec=manifest.issued_sec,
+        expires_sec=manifest.expires_sec,
+        min_version=manifest.min_version,
+        min_from_version=manifest.min_from_version,
+        key_epoch=manifest.key_epoch,
+        config_schema=manifest.config_schema,
+        digest=manifest.digest,
+    )
+
+
+def refusal(
+    machine: Machine, view: View, release: policy.Release, *, allow_downgrade: bool
+) -> policy.Decision | None:
+    """The first rule that refuses the release on this machine."""
+    return policy.refusal(
+        policy.judge(
+            release,
+            machine.local(view),
+            view.record,
+            now_sec=machine.now_sec(view.record),
+            allow_downgrade=allow_downgrade,
+        )
+    )
+
+
+def unfitness(
+    machine: Machine,
+    view: View,
+    image: source.Image,
+    layout: source.Layout,
+    verified: Verified,
+    *,
+    key_epoch_here: int,
+) -> policy.Decision | None:
+    """The refusal of an image after which this machine could not update or save itself again.
+
+    key_epoch_here: of the keys that this machine relies on and keeps. Raises FileUnwritable.
+    """
+    local = machine.local(view)
+    key_epoch = verified.manifest.key_epoch if verified.manifest else 0
+    root = lint.open_root(image.fd, layout.root.offset_bytes, layout.root.size_bytes, image.path.name)
+    findings = lint.check(
+        root,
+        cmdline=verified.content.cmdline,
+        root_hash=verified.content.root_hash,
+        channel=local.channel,
+        signers=verified.signers,
+        config_schema_here=local.config_schema,
+        now_sec=machine.now_sec(view.record),
+        key_epoch=key_epoch if key_epoch > key_epoch_here else 0,
+    )
+    if not findings:
+        return None
+    first, more = findings[0].message.rstrip("."), len(findings) - 1
+    also = f" ('hypernet-image lint' lists {more} more)" if more else ""
+    reason = f"{image.path.name} is unfit for this machine: {first[0].lower()}{first[1:]}{also}."
+    return policy.Decision(f"lint-{findings[0].rule}", ok=False, reason=reason, error=ImageUnfit)
+
+
+def require(
+    machine: Machine, release: policy.Release, decision: policy.Decision | None, *, dry_run: bool
+) -> None:
+    """Raise the error of a refusal, if there is one, after it was put into the record for status to tell."""
+    if decision is None or decision.error is None:
+        return
+    if not dry_run and decision.error is not SameVersion:  # what runs already is not a refused release
+        lifecycle.refuse(machine, release, decision)
+    raise decision.error(decision.reason)
+
+
 def require_room(view: View, layout: source.Layout, name: str) -> None:
+    """Whether the partitions of the target are large enough. Raises NoSpace."""
     target = view.partitions[view.other.name]
     for what, have, need in (
         ("system", target.data.size_bytes, layout.root.size_bytes),
@@ -71,6 +171,26 @@ def require_room(view: View, layout: source.Layout, name: str) -> None:
                 f"{name} does not fit: its {what} has {need} bytes, the partition of slot {view.other.name} "
                 f"only {have}."
             )
+
+
+def require_boot_room(machine: Machine, view: View, uki_bytes: int) -> None:
+    """Whether the ESP takes another kernel image. Raises NoSpace."""
+    if machine.loader.room_bytes({view.booted.root_hash}) < uki_bytes:
+        raise NoSpace(
+            f"The ESP has no room for a kernel image of {uki_bytes} bytes; remove old files from "
+            f"{paths.ESP}."
+        )
+
+
+def require_record_room(machine: Machine) -> None:
+    """Whether the record can be kept during the install. Raises NoSpace, AgentError."""
+    folder = machine.store.folder
+    try:
+        free = os.statvfs(folder)
+    except OSError as error:
+        raise AgentError(f"{folder} cannot be examined: {error.strerror}.") from error
+    if free.f_bavail * free.f_frsize < RECORD_ROOM_BYTES:
+        raise NoSpace(f"{folder} (partition config) needs {RECORD_ROOM_BYTES} free bytes; make room there.")
 
 
 def work_folder(cache: Path, esp_bytes: int) -> tempfile.TemporaryDirectory[str]:
@@ -84,7 +204,8 @@ def work_folder(cache: Path, esp_bytes: int) -> tempfile.TemporaryDirectory[str]
             raise NoSpace(
                 f"{cache} needs {2 * esp_bytes} free bytes to unpack the image's ESP; make room there."
             )
-        return tempfile.TemporaryDirectory(dir=cache, prefix=_WORK_PREFIX)
+        # What cannot be removed at the end is no reason to call a finished install a failure.
+        return tempfile.TemporaryDirectory(dir=cache, prefix=_WORK_PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
         raise AgentError(f"{cache} cannot be used for unpacking: {error.strerror}.") from error
 

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the disk cannot say: which root hashes were proven good, what is being tried, why a slot is bad.
+"""What the disk cannot say: which root hashes were proven good, what is being tried, why a slot is bad, what
+may never be installed again.
 
-Two copies with sequence numbers and checksums; each save replaces the older one, so a torn or stale copy
-costs at most the last change. The record never makes a slot bootable: the loader's names do that.
+Two copies with sequence numbers and checksums. Each save replaces the older copy first and brings the other
+one up to it then, so a power cut costs at most that save, and a copy that is torn, stale or gone costs
+nothing. What a newer version of this agent wrote is kept as it is. The record never makes a slot bootable:
+the loader's names do that.
 """
 
 from __future__ import annotations
@@ -12,106 +15,59 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from agents.slot_manager.record_types import (
+    MAX_HASHES,
+    MAX_REFUSED,
+    MAX_TEXT,
+    MAX_TRANSITIONS,
+    Denied,
+    Floor,
+    Installing,
+    Kept,
+    LastGood,
+    Pending,
+    Record,
+    Refused,
+    Rollback,
+    Transition,
+)
 from common import files, journal
 from common.errors import AgentError
 
-MAX_TRANSITIONS = 100
-MAX_BYTES = 2 << 20
-"""More than the longest texts need with each character escaped (12 bytes)."""
-MAX_HASHES = 32
-MAX_TEXT = 1000
+__all__ = [
+    "MAX_BYTES",
+    "MAX_HASHES",
+    "MAX_REFUSED",
+    "MAX_TEXT",
+    "MAX_TRANSITIONS",
+    "Denied",
+    "Floor",
+    "Installing",
+    "LastGood",
+    "Pending",
+    "Record",
+    "RecordError",
+    "Refused",
+    "Rollback",
+    "Store",
+    "Transition",
+    "decode",
+    "encode",
+]
 
-_MAX_USEC = 1 << 62
-_T = TypeVar("_T")
+MAX_BYTES = 4 << 20
+"""More than the longest texts need with each character escaped (12 bytes)."""
+
+_MAX_NUMBER = 1 << 62
+_K = TypeVar("_K", bound=Kept)
 
 
 class RecordError(AgentError):
     """The record cannot be kept."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pending:
-    """An installed slot whose trial has no verdict yet; `tries` is 0 while it is only staged."""
-
-    slot: str
-    version: str
-    root_hash: str
-    armed_usec: int
-    tries: int
-
-
-@dataclass(frozen=True, slots=True)
-class Installing:
-    """An install that has begun to write; outlives it only if the machine lost power."""
-
-    slot: str
-    version: str
-    since_usec: int
-
-
-@dataclass(frozen=True, slots=True)
-class Rollback:
-    """The last return to another slot; times are microseconds since 1970."""
-
-    from_slot: str
-    from_version: str
-    to_slot: str
-    to_version: str
-    reason: str
-    since_usec: int
-
-
-@dataclass(frozen=True, slots=True)
-class Transition:
-    """One change of a slot's state."""
-
-    since_usec: int
-    slot: str
-    version: str
-    root_hash: str
-    state: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """The whole record; `proven` maps root hashes to when they were proven, `reasons` to why they are "
-    "bad."""
-
-    proven: dict[str, int] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
-    pending: Pending | None = None
-    installing: Installing | None = None
-    last_rollback: Rollback | None = None
-    transitions: tuple[Transition, ...] = ()
-
-    def since_usec(self, slot: str, root_hash: str) -> int:
-        """Time of the last recorded transition of this content in this slot; 0 if there is none."""
-        times = [t.since_usec for t in self.transitions if t.slot == slot and t.root_hash in ("", root_hash)]
-        return times[-1] if times else 0
-
-    def with_transition(self, transition: Transition) -> Record:
-        return replace(self, transitions=(*self.transitions, transition)[-MAX_TRANSITIONS:])
-
-    def bounded(self) -> Record:
-        """The same with the oldest hashes and overlong texts cut, so that the record cannot grow for "
-        "ever."""
-        proven = sorted(self.proven.items(), key=lambda item: item[1])[-MAX_HASHES:]
-        reasons = list(self.reasons.items())[-MAX_HASHES:]
-        return replace(self, proven=dict(proven), reasons={key: text[:MAX_TEXT] for key, text in reasons})
-
-    def without(self, root_hash: str) -> Record:
-        """Nothing known about `root_hash` any more."""
-        return replace(
-            self,
-            proven={key: value for key, value in self.proven.items() if key != root_hash},
-            reasons={key: value for key, value in self.reasons.items() if key != root_hash},
-            pending=None if self.pending and self.pending.root_hash == root_hash else self.pending,
-        )
 
 
 class Store:
@@ -128,16 +84,28 @@ class Store:
         return best[1] if best else Record()
 
     def save(self, record: Record) -> None:
-        """Replace the older copy, then read it back. Raises RecordError or a file error."""
+        """Replace the older copy, read it back, then make the other one the same.
+
+        Raises RecordError or a file error if the first of them cannot be written; the second one's failure
+        is only logged, since the record is saved by then.
+        """
         record = record.bounded()
         sequences = [copy[0] if (copy := self._read(number)) else -1 for number in (0, 1)]
-        target = 0 if sequences[0] <= sequences[1] else 1
-        sequence = max(sequences) + 1
+        first = 0 if sequences[0] <= sequences[1] else 1
+        # From the clock if both copies are gone, so that none of their backups is ever newer than this one.
+        sequence = max(sequences) + 1 if max(sequences) >= 0 else self.clock() // 1_000_000
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
-        files.write_atomic(self._path(target), encode(sequence, record), mode=0o600)
-        if self._read(target) != (sequence, record):
+        self._write(first, sequence, record)
+        try:
+            self._write(1 - first, sequence, record)
+        except AgentError as error:
+            journal.send(f"There is only one copy of the record now: {error}", priority=journal.WARNING)
+
+    def _write(self, number: int, sequence: int, record: Record) -> None:
+        files.write_atomic(self._path(number), encode(sequence, record), mode=0o600)
+        if self._read(number) != (sequence, record):
             raise RecordError(
-                f"{self._path(target)} does not read back as written; check the config partition."
+                f"{self._path(number)} does not read back as written; check the config partition."
             )
 
     def _path(self, number: int) -> Path:
@@ -155,7 +123,7 @@ class Store:
 
 def encode(sequence: int, record: Record) -> bytes:
     """One copy as bytes: {"sequence", "sha256", "record"}; the checksum covers sequence and record."""
-    body = asdict(record)
+    body = _plain(record)
     document = {"sequence": sequence, "sha256": _checksum(sequence, body), "record": body}
     return json.dumps(document, indent=1, sort_keys=True).encode() + b"\n"
 
@@ -165,7 +133,7 @@ def decode(raw: bytes) -> tuple[int, Record]:
     try:
         document = json.loads(raw)
         sequence, body = document["sequence"], document["record"]
-        if type(sequence) is not int or not 0 <= sequence < _MAX_USEC:
+        if type(sequence) is not int or not 0 <= sequence < _MAX_NUMBER:
             raise ValueError("sequence")
         if document["sha256"] != _checksum(sequence, body):
             raise RecordError("its checksum is wrong.")
@@ -178,21 +146,50 @@ def _checksum(sequence: int, body: object) -> str:
     return hashlib.sha256(f"{sequence}\n{json.dumps(body, sort_keys=True)}".encode()).hexdigest()
 
 
+def _plain(value: Any) -> Any:
+    """What JSON can hold; `extra` keys stand beside those that we know."""
+    if isinstance(value, Kept):
+        known = {
+            item.name: _plain(getattr(value, item.name)) for item in fields(value) if item.name != "extra"
+        }
+        return {**value.extra, **known}
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
 def _record(body: dict[str, Any]) -> Record:
+    known = {item.name for item in fields(Record)} - {"extra"}
     return Record(
-        proven={_text(key): _usec(value) for key, value in body["proven"].items()},
+        proven={_text(key): _number(value) for key, value in body["proven"].items()},
         reasons={_text(key): _text(value) for key, value in body["reasons"].items()},
-        pending=_fields(Pending, body["pending"]) if body["pending"] else None,
-        installing=_fields(Installing, body["installing"]) if body["installing"] else None,
-        last_rollback=_fields(Rollback, body["last_rollback"]) if body["last_rollback"] else None,
-        transitions=tuple(_fields(Transition, item) for item in body["transitions"])[-MAX_TRANSITIONS:],
+        pending=_optional(Pending, body["pending"]),
+        installing=_optional(Installing, body["installing"]),
+        last_rollback=_optional(Rollback, body["last_rollback"]),
+        transitions=tuple(_item(Transition, item) for item in body["transitions"])[-MAX_TRANSITIONS:],
+        floor=_item(Floor, body.get("floor", {})),
+        known_usec=_number(body.get("known_usec", 0)),
+        attempts={_text(key): _number(value) for key, value in body.get("attempts", {}).items()},
+        attempt_boot_id=_text(body.get("attempt_boot_id", "")),
+        denied={_text(key): _item(Denied, value) for key, value in body.get("denied", {}).items()},
+        refused=tuple(_item(Refused, item) for item in body.get("refused", ()))[-MAX_REFUSED:],
+        last_good=_optional(LastGood, body.get("last_good")),
+        extra={key: value for key, value in body.items() if key not in known},
     )
 
 
-def _fields(kind: type[_T], values: dict[str, Any]) -> _T:
-    return kind(
-        **{key: _usec(value) if isinstance(value, int) else _text(value) for key, value in values.items()}
-    )
+def _optional(kind: type[_K], values: dict[str, Any] | None) -> _K | None:
+    return _item(kind, values) if values else None
+
+
+def _item(kind: type[_K], values: dict[str, Any]) -> _K:
+    kinds = {item.name: item.type for item in fields(kind) if item.name != "extra"}
+    known = {
+        key: _number(value) if kinds[key] == "int" else _text(value)
+        for key, value in values.items()
+        if key in kinds
+    }
+    return kind(**known, extra={key: value for key, value in values.items() if key not in kinds})
 
 
 def _text(value: object) -> str:
@@ -201,7 +198,7 @@ def _text(value: object) -> str:
     return value
 
 
-def _usec(value: object) -> int:
-    if type(value) is not int or not 0 <= value < _MAX_USEC:
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value < _MAX_NUMBER:
         raise TypeError("number expected")
     return value

@@ -1,118 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The face on the bus: io.hypernet.SlotManager1. All decisions are in install.py and lifecycle.py."""
+"""The face on the bus: io.hypernet.SlotManager1. Decisions are those of install, lifecycle, arming."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
-from agents.slot_manager import install, lifecycle, messages, state, topology
-from agents.slot_manager.job import INSTALL_ACTION, Job, Reporter
-from agents.slot_manager.machine import Machine, View
-from common import bus, journal
+from agents.slot_manager import arming, hooks, install, lifecycle, state, topology
+from agents.slot_manager.install import Installed
+from agents.slot_manager.job import INSTALL_ACTION, Job, Reporter, owner_of
+from agents.slot_manager.machine import Machine
+from agents.slot_manager.properties import NAME, Properties
+from common import bus
 from common.errors import AgentError, Busy, Internal, InvalidArgument
 
-NAME = "io.hypernet.SlotManager1"
 PATH = "/io/hypernet/SlotManager1"
+DOWNGRADE_ACTION = "io.hypernet.SlotManager1.downgrade"
+ARM_ACTION = "io.hypernet.SlotManager1.arm"
+CLEAR_DENIED_ACTION = "io.hypernet.SlotManager1.clear-denied"
 ROLLBACK_ACTION = "io.hypernet.SlotManager1.rollback"
 MARK_ACTION = "io.hypernet.SlotManager1.mark"
 IDLE_EXIT_SEC = 60.0
 MAX_REASON = 500
 
-_WRITING = (install.Stage.WRITE, install.Stage.READBACK, install.Stage.ENTRY)
+_INSTALL_DEFAULTS: Final[dict[str, Any]] = {
+    "arm": True,
+    "allow-downgrade": False,
+    "dry-run": False,
+    "reboot": False,
+    "slot": "",
+}
+_SLOT_PROPERTIES: Final = ("Slots", "DefaultSlot", "Releases", "Denied", "Transitions")
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class SlotManager(bus.Interface):
-    """The object at PATH; `find_machine` is asked until it answers, so that its errors reach the caller."""
-
-    INTERFACE = NAME
+class SlotManager(Properties):
+    """The object at PATH."""
 
     def __init__(self, service: bus.Service, find_machine: Callable[[], Machine]) -> None:
+        super().__init__(find_machine)
         self._service = service
-        self._find_machine = find_machine
-        self._known: Machine | None = None
         self._jobs = 0
-        self._job: Job | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._last_error = ""
-
-    @bus.prop("Slots", "aa{sv}")
-    def slots(self) -> list[dict[str, Any]]:
-        view = self._view()
-        return [self._describe(slot, view) for slot in view.slots.values()]
-
-    @bus.prop("BootedSlot", "s")
-    def booted_slot(self) -> str:
-        return self._machine().topology.booted
-
-    @bus.prop("DefaultSlot", "s")
-    def default_slot(self) -> str:
-        return state.default_slot(self._view().slots)
-
-    @bus.prop("Operation", "s")
-    def operation(self) -> str:
-        return "installing" if self._job else "idle"
-
-    @bus.prop("BootLoader", "s")
-    def boot_loader(self) -> str:
-        return self._machine().loader.name
-
-    @bus.prop("CurrentJob", "o")
-    def current_job(self) -> str:
-        return self._job.path if self._job else "/"
-
-    @bus.prop("LastError", "s")
-    def last_error(self) -> str:
-        try:
-            self._machine()
-        except AgentError as error:
-            return str(error)
-        return self._last_error
-
-    @bus.prop("LastRollback", "a{sv}")
-    def last_rollback(self) -> dict[str, Any]:
-        last = self._machine().store.load().last_rollback
-        if last is None:
-            return {}
-        return {
-            "from": last.from_slot,
-            "from_version": last.from_version,
-            "to": last.to_slot,
-            "to_version": last.to_version,
-            "reason": last.reason,
-            "since": bus.Variant("t", last.since_usec),
-        }
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @bus.method("Install", "sa{sv}", "o", action=INSTALL_ACTION)
-    def install(self, source: str, options: dict[str, Any]) -> str:
+    async def install(self, source: str, options: dict[str, Any]) -> str:
         """Start an installation; its end is told by the job and by UpdateInstalled or InstallFailed."""
-        given = _options(options, {"arm": bool})
-        machine = self._machine()
+        given = _options(options, _INSTALL_DEFAULTS)
+        if given["reboot"] and (given["dry-run"] or not given["arm"]):
+            raise InvalidArgument(
+                "Option 'reboot' needs a slot that is armed; leave out 'dry-run' and 'arm'."
+            )
+        if given["allow-downgrade"]:
+            await bus.require(DOWNGRADE_ACTION)
+        machine, owner = self._machine(), await owner_of(self._service.client, bus.caller())
         if self._job:
-            raise Busy("An installation is running already; wait for its end or cancel it.")
+            raise self._job.busy()
         self._jobs += 1
-        job = Job(self._jobs, source, machine.topology.other)
+        job = Job(self._jobs, source, machine.topology.other, owner=owner, dry_run=given["dry-run"])
+        job.on_stage = lambda: self._announce("Slots")
         self._service.export(job.path, job)
         self._job, self._last_error = job, ""
-        self._task = asyncio.get_running_loop().create_task(
-            self._install(machine, job, source, arm=given.get("arm", True))
-        )
+        self._start(self._install(machine, job, given))
         self.changed("Operation", "CurrentJob", "LastError")
         return job.path
+
+    @bus.method("Approve", "", "", action=ARM_ACTION)
+    async def approve(self) -> None:
+        """Agree to the staged release."""
+        await self._change(arming.approve)
+
+    @bus.method("Arm", "a{sv}", "", action=ARM_ACTION)
+    async def arm(self, options: dict[str, Any]) -> None:
+        """Let the next boot try the staged slot, and reboot if asked to."""
+        given = _options(options, {"reboot": False})
+
+        def step(machine: Machine) -> tuple[state.Slot, bool]:
+            before = machine.view().other.state
+            arming.arm(machine)
+            return machine.view().other, before is not state.State.ARMED
+
+        slot, is_new = await self._change(step)
+        if is_new:
+            self.slot_armed(slot.name, slot.version)
+        self._start(self._after_arming(slot.name, is_new=is_new, reboot=given["reboot"]))
+
+    @bus.method("Disarm", "", "", action=ARM_ACTION)
+    async def disarm(self) -> None:
+        """Keep the next boot from trying the armed slot."""
+
+        def step(machine: Machine) -> state.Slot:
+            arming.disarm(machine)
+            return machine.view().other
+
+        slot = await self._change(step)
+        self.slot_disarmed(slot.name, slot.version)
+
+    @bus.method("ClearDenied", "s", "u", action=CLEAR_DENIED_ACTION)
+    async def clear_denied(self, version: str) -> int:
+        """Let releases that failed here be installed again; returns how many."""
+        return await self._change(lambda machine: arming.clear_denied(machine, version))
 
     @bus.method("Rollback", "a{sv}", "s", action=ROLLBACK_ACTION)
     async def rollback(self, options: dict[str, Any]) -> str:
         """Make the other slot the default, mark this one bad, and reboot if asked to."""
-        given = _options(options, {"reason": str, "reboot": bool})
-        reason = _clean(given.get("reason", ""))
+        given = _options(options, {"reason": "", "reboot": False})
+        reason = _clean(given["reason"])
         done = await self._change(lambda machine: lifecycle.rollback(machine, reason))
         self.rolled_back(done.from_version, done.to_version, done.reason)
-        if given.get("reboot", False):
+        if given["reboot"]:
             await self._reboot(done.to_slot)
         return done.to_slot
 
@@ -139,6 +141,14 @@ class SlotManager(bus.Interface):
     def install_failed(self, source: str, error_name: str, message: str) -> None:
         """An installation was refused, cancelled or failed."""
 
+    @bus.signal("SlotArmed", "ss")
+    def slot_armed(self, slot: str, version: str) -> None:
+        """The next boot tries this slot."""
+
+    @bus.signal("SlotDisarmed", "ss")
+    def slot_disarmed(self, slot: str, version: str) -> None:
+        """The next boot does not try this slot any more."""
+
     @bus.signal("SlotMarked", "sss")
     def slot_marked(self, slot: str, state: str, reason: str) -> None:
         """A slot was marked good (then `state` may be armed) or bad."""
@@ -149,62 +159,88 @@ class SlotManager(bus.Interface):
 
     async def _reboot(self, slot: str) -> None:
         try:
-            await self._service.client.call(
-                "org.freedesktop.systemd1",
-                "/org/freedesktop/systemd1",
-                "org.freedesktop.systemd1.Manager",
-                "StartUnit",
-                "ss",
-                "reboot.target",
-                "replace-irreversibly",
-            )
+            await hooks.reboot(self._service.client)
         except AgentError as error:
             raise AgentError(
                 f"Slot {slot} is the default now, but the reboot could not be started: {error} Run 'reboot'."
             ) from error
 
-    async def _install(self, machine: Machine, job: Job, source: str, *, arm: bool) -> None:
+    async def _after_arming(self, slot: str, *, is_new: bool, reboot: bool) -> None:
+        """What follows when the next boot tries `slot`; failures end up in LastError and the journal."""
+        with self._service.hold():
+            if is_new:
+                await hooks.post_update(self._service.client, slot)
+            if reboot:
+                try:
+                    await self._reboot(slot)
+                except AgentError as error:
+                    logger.error("%s", error)
+                    self._last_error = str(error)
+                    self._announce("LastError")
+
+    async def _install(self, machine: Machine, job: Job, options: Mapping[str, Any]) -> None:
         loop = asyncio.get_running_loop()
         reporter = Reporter(job, loop)
+
+        def before_write() -> None:
+            hook = hooks.pre_update(self._service.client, job.cancelled)
+            asyncio.run_coroutine_threadsafe(hook, loop).result()
+
+        engine = functools.partial(
+            install.install,
+            machine,
+            job.source(),
+            arm=options["arm"],
+            allow_downgrade=options["allow-downgrade"],
+            dry_run=options["dry-run"],
+            slot=options["slot"],
+            cancel=job.cancelled,
+            progress=reporter.progress,
+            found=reporter.found,
+            before_write=before_write,
+            fields={"job": job.path, "owner": job.owner()},
+        )
         with self._service.hold():
-            work = loop.run_in_executor(
-                None,
-                lambda: install.install(
-                    machine,
-                    source,
-                    arm=arm,
-                    cancel=job.cancelled,
-                    progress=reporter.progress,
-                    found=reporter.found,
-                ),
-            )
             try:
-                installed = await _finish(work, job)
+                installed = await _finish(loop.run_in_executor(None, engine), job)
             except AgentError as error:
                 self._end(job, error)
             except Exception:
-                logger.exception("Installation of %s failed with an internal error", source)
+                logger.exception("Installation of %s failed with an internal error", job.source())
                 self._end(job, Internal("slot-manager"))
             else:
-                job.succeed(installed)
-                self.update_installed(installed.slot, installed.version)
+                note = ""
+                # A stop of the service takes nothing back of what is installed.
+                with suppress(asyncio.CancelledError):
+                    note = await self._switched(installed, reboot=options["reboot"])
+                self._last_error = note
                 self._end(job, None)
+                job.succeed(installed, note)
+
+    async def _switched(self, installed: Installed, *, reboot: bool) -> str:
+        """Tell everyone, run the hooks, reboot if asked to; returns what went wrong with the reboot."""
+        if installed.dry_run:
+            return ""
+        self.update_installed(installed.slot, installed.version)
+        if installed.state is not state.State.ARMED:
+            return ""
+        self.slot_armed(installed.slot, installed.version)
+        await hooks.post_update(self._service.client, installed.slot)
+        if reboot:
+            try:
+                await self._reboot(installed.slot)
+            except AgentError as error:
+                return str(error)
+        return ""
 
     def _end(self, job: Job, error: AgentError | None) -> None:
         self._job = None
         if error is not None:
-            self._last_error = str(error)
-            journal.send(
-                f"Installation of {job.source()} failed: {error}",
-                priority=journal.ERR,
-                message_id=messages.INSTALL_FAILED,
-                slot=job.slot(),
-                source=job.source(),
-                error_name=error.dbus_name,
-            )
             job.fail(error)
-            self.install_failed(job.source(), error.dbus_name, str(error))
-        self._announce("Slots", "DefaultSlot", "Operation", "CurrentJob", "LastError")
+            if not job.dry_run():
+                self._last_error = str(error)
+                self.install_failed(job.source(), error.dbus_name, str(error))
+        self._announce(*_SLOT_PROPERTIES, "Operation", "CurrentJob", "LastError")
 
     async def _change(self, step: Callable[[Machine], _T]) -> _T:
         """Run a step of the engine in a thread, under the machine's lock, and announce what it changed."""
@@ -216,41 +252,17 @@ class SlotManager(bus.Interface):
 
         try:
             return await asyncio.get_running_loop().run_in_executor(None, locked)
+        except Busy:
+            if self._job:
+                raise self._job.busy() from None
+            raise
         finally:
-            self._announce("Slots", "DefaultSlot", "LastRollback")
+            self._announce(*_SLOT_PROPERTIES, "LastRollback", "LastGood", "Floor")
 
-    def _announce(self, *names: str) -> None:
-        try:
-            self.changed(*names)
-        except AgentError as error:
-            logger.warning("Changed properties could not be announced: %s", error)
-
-    def _machine(self) -> Machine:
-        if self._known is None:
-            self._known = self._find_machine()
-        return self._known
-
-    def _view(self) -> View:
-        writing = self._job is not None and self._job.current in _WRITING
-        machine = self._machine()
-        return machine.view(installing=machine.topology.other if writing else "")
-
-    def _describe(self, slot: state.Slot, view: View) -> dict[str, Any]:
-        return {
-            "name": slot.name,
-            "state": str(slot.state),
-            "version": slot.version,
-            "root_hash": slot.root_hash,
-            "booted": slot.booted,
-            "default": slot.default,
-            "tries_left": slot.tries_left,
-            "tries_done": slot.tries_done,
-            "entry": slot.entry.name if slot.entry else "",
-            "reason": slot.reason,
-            "device": str(self._machine().topology.slots[slot.name].data),
-            "size_bytes": view.partitions[slot.name].data.size_bytes,
-            "since": slot.since_usec,
-        }
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 async def _finish(work: asyncio.Future[_T], job: Job) -> _T:
@@ -262,13 +274,14 @@ async def _finish(work: asyncio.Future[_T], job: Job) -> _T:
         return await work
 
 
-def _options(options: Mapping[str, Any], allowed: Mapping[str, type]) -> dict[str, Any]:
+def _options(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a call, of the same types as their defaults. Raises InvalidArgument."""
     for key, value in options.items():
-        if key not in allowed:
-            raise InvalidArgument(f"Unknown option '{key}'; known are {', '.join(sorted(allowed))}.")
-        if type(value) is not allowed[key]:
-            raise InvalidArgument(f"Option '{key}' must be of type {allowed[key].__name__}.")
-    return dict(options)
+        if key not in defaults:
+            raise InvalidArgument(f"Unknown option '{key}'; known are {', '.join(sorted(defaults))}.")
+        if type(value) is not type(defaults[key]):
+            raise InvalidArgument(f"Option '{key}' must be of type {type(defaults[key]).__name__}.")
+    return {**defaults, **options}
 
 
 def _clean(reason: str) -> str:

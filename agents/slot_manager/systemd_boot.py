@@ -138,6 +138,12 @@ class SystemdBoot:
         self._remove_twins(stem, but=part.name)
         self._rename(part.name, format_name(stem, tries, 0))
 
+    def disarm(self, entry: Entry) -> None:
+        part = self._part(entry.version)
+        files.remove_durable(part)
+        self._remove_twins(entry.stem, but=entry.name)
+        self._rename(entry.name, part.name)
+
     def set_tries(self, entry: Entry, left: int, done: int = 0) -> None:
         new = format_name(entry.stem, left, done)
         self._remove_twins(entry.stem, but=entry.name)
@@ -191,10 +197,15 @@ class SystemdBoot:
         return doomed
 
     def _remove_twins(self, stem: str, *, but: str) -> None:
-        """A plain and a counted file of one name: systemd-bless-boot then blesses nothing, so one has to "
-        "go."""
+        """Remove the other files of one name: systemd-bless-boot blesses nothing where a plain and a counted
+        one stand side by side.
+
+        It renames without our lock, so `but` may be gone, and what looks like its twin is all that is left.
+        """
         for path, parsed in list(self._files()):
             if parsed[0].lower() == stem.lower() and path.name != but:
+                if not os.path.lexists(self._folder / but):
+                    raise LoaderError(f"{self._folder / but} was renamed by something else; try again.")
                 files.remove_durable(path)
 
     def _rename(self, old: str, new: str) -> None:

@@ -17,8 +17,13 @@ SUITE = "bookworm"
 USER = "alice"
 """A plain user of the test machine, in no special group."""
 USER_ID = 1234
+ADMIN = "carol"
+"""An administrator, whose password polkit accepts for everything that needs one."""
+ADMIN_ID = 1235
+PASSWORD = "correct horse"
 
-_BASE_PACKAGES = ("dbus", "procps", "systemd", "systemd-sysv")
+# libglib2.0-bin has gdbus, a client that knows nothing of us.
+_BASE_PACKAGES = ("dbus", "libglib2.0-bin", "procps", "systemd", "systemd-sysv")
 
 
 def build_packages(out: Path, *, top: Path = TOP) -> None:
@@ -29,7 +34,12 @@ def build_packages(out: Path, *, top: Path = TOP) -> None:
 def make(root: Path, package: Path) -> None:
     """Unpack Debian into the empty folder `root` and install `package` there."""
     _run(["tar", "--extract", "--numeric-owner", "--file", str(_debian()), "--directory", str(root)])
-    _run(["chroot", str(root), "useradd", "--create-home", "--uid", str(USER_ID), USER])
+    for name, number, groups in ((USER, USER_ID, ""), (ADMIN, ADMIN_ID, "sudo")):
+        add = ["useradd", "--create-home", f"--uid={number}", f"--groups={groups}", name]
+        _run(["chroot", str(root), *add])
+    _run(["chroot", str(root), "chpasswd"], stdin=f"{ADMIN}:{PASSWORD}\n")
+    # Without the seconds that a wrong password costs elsewhere.
+    _run(["sed", "--in-place", "s/pam_unix.so/& nodelay/", str(root / "etc/pam.d/common-auth")])
     shutil.copy(package, root / "package.deb")
     _run(["chroot", str(root), "dpkg", "--install", "/package.deb"])
     (root / "package.deb").unlink()
@@ -59,8 +69,10 @@ def _dependencies() -> list[str]:
     return [name for each in depends.split(",") for name in re.findall(r"^\s*([a-z0-9][a-z0-9.+-]+)", each)]
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str], *, stdin: str = "") -> None:
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
-    result = subprocess.run(argv, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    result = subprocess.run(
+        argv, input=stdin, capture_output=True, text=True, env=environment, timeout=600, check=False
+    )
     if result.returncode:
         raise RuntimeError(f"{' '.join(argv)}\n{result.stdout}{result.stderr}")

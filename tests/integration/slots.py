@@ -1,32 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """Slots for the test machine: small signed releases, a disk with two slots, and what the boot loader does.
 
-A release is built with the real release tools, only its root file system is a few MiB of noise: nothing in
-the machine mounts it. The disk is a set of files that HYPERNET_TOPOLOGY shows to slot-manager in place of
-block devices; the loader's part of a boot, systemd-boot 252's counting, is played by `boot_loader`.
+A release is built with the real release tools, only its root file system has little more than what an update
+looks for: nothing in the machine mounts it. The disk is a set of files that HYPERNET_TOPOLOGY shows to
+slot-manager in place of block devices; the loader's part of a boot, systemd-boot 252's counting, is played
+by `boot_loader`.
 """
 
 import json
+import os
 import random
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from common import gpt, uki
-from hypernet_release import boot, disk
+from hypernet_release import boot, disk, statement
+from hypernet_release.config import Statement
 from hypernet_release.signing import Signer, write_checksum, write_trusted_keys
+from tests.fakes import root_images
 
 EFI_FILES = Path("/usr/lib/systemd/boot/efi")
 LOADER_VENDOR = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+SIDECARS = (".img", ".img.sha256", ".img.asc", ".manifest.json", ".manifest.json.asc")
 ROOT_BYTES = 2 << 20
 TREE_BYTES = 1 << 20
 EPOCH = 1_750_000_000
 
 _ENTRY = re.compile(r"hypernet_(\d+)\.(\d+)\.(\d+)(?:\+(\d+)(?:-(\d+))?)?\.efi")
 
-UNITS = ("hypernet-slot-manager", "hypernet-bless")
+UNITS = ("hypernet-slot-manager", "hypernet-slot-manager-attempt", "hypernet-bless")
 """The units that look at the slots."""
 
 _DROP_IN = """[Service]
@@ -43,6 +50,12 @@ class Release:
     image: Path
     uki: Path
     root_hash: str
+
+    def offer(self, folder: Path, suffixes: Iterable[str] = SIDECARS) -> None:
+        """Copy the image and what is beside it."""
+        for suffix in suffixes:
+            name = self.image.name.removesuffix(".img") + suffix
+            shutil.copy(self.image.with_name(name), folder / name)
 
 
 class ReleaseMaker:
@@ -64,28 +77,33 @@ class ReleaseMaker:
         ]
         subprocess.run([*gpg, *key], check=True, timeout=60, capture_output=True)
         self._signer = Signer(home, "")
+        self._keys = folder / "trusted-keys"
+        write_trusted_keys(self._signer, self._keys)
         self._tree = folder / "tree"
         shutil.copytree(EFI_FILES, self._tree / EFI_FILES.relative_to("/"))
 
     def trust(self, folder: Path) -> None:
         """Write the trusted key set to a new folder."""
-        write_trusted_keys(self._signer, folder)
+        shutil.copytree(self._keys, folder)
 
-    def get(self, version: str) -> Release:
-        """Return hypernet-VERSION.img, which is built and signed once."""
+    def get(self, version: str, stated: Statement | None = None) -> Release:
+        """Return hypernet-VERSION.img, which is built and signed once; stated: what its manifest says."""
         if version not in self._made:
-            self._made[version] = self._make(version)
+            self._made[version] = self._make(version, stated or Statement())
         return self._made[version]
 
-    def _make(self, version: str) -> Release:
+    def _make(self, version: str, stated: Statement) -> Release:
         work = self._folder / version
         work.mkdir()
         root, tree, esp = work / "root", work / "tree", work / "esp"
-        root.write_bytes(random.Random(version).randbytes(ROOT_BYTES))
+        text = f"ID=debian\nIMAGE_ID=hypernet\nIMAGE_VERSION={version}\n"
+        content = {"usr/lib/os-release": text.encode(), "usr/share/noise": _noise(version)}
+        root_images.make_root(root, trusted=self._keys, extra=content)
+        os.truncate(root, ROOT_BYTES)
         root_hash = disk.make_hash_tree(root, tree)
-        os_release = self._tree / "usr/lib/os-release"
-        os_release.write_text(f"ID=debian\nIMAGE_ID=hypernet\nIMAGE_VERSION={version}\n")
-        boot.make_uki(self._tree, root, root, f"roothash={root_hash} ro", work / "uki.efi", EPOCH)
+        (self._tree / "usr/lib/os-release").write_text(text)
+        arguments = f"roothash={root_hash} ro {root_images.KERNEL_ARGS}"
+        boot.make_uki(self._tree, root, root, arguments, work / "uki.efi", EPOCH)
         boot.make_esp(self._tree, work / "uki.efi", version, esp, EPOCH)
         root_uuid, tree_uuid = disk.part_uuids(root_hash)
         parts = [
@@ -95,8 +113,10 @@ class ReleaseMaker:
         ]
         image = self._folder / f"hypernet-{version}.img"
         disk.assemble(parts, image, root_hash)
+        image.chmod(0o644)
         write_checksum(image)
         self._signer.sign(image)
+        self._signer.sign(statement.write_manifest(image, stated, issued_sec=int(time.time()) - 60))
         return Release(version, image, work / "uki.efi", root_hash)
 
 
@@ -176,6 +196,10 @@ class SlotDisk:
     def _set(self, name: str, value: str) -> None:
         data = b"\x06\0\0\0" + value.encode("utf-16-le") + b"\0\0"
         (self._variables / f"{name}-{LOADER_VENDOR}").write_bytes(data)
+
+
+def _noise(version: str) -> bytes:
+    return random.Random(version).randbytes(ROOT_BYTES // 2)
 
 
 def use_topology(root: Path) -> None:

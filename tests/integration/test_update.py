@@ -4,57 +4,24 @@
 Only the boot loader is played (slots.py); it takes its turn whenever the machine is switched on.
 """
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.integration import interfaces
 from tests.integration.machine import Machine
-from tests.integration.slots import Release, ReleaseMaker, SlotDisk
+from tests.integration.server import NAME, PATH, Server
+from tests.integration.slots import ReleaseMaker, SlotDisk
 
+NOTE = """[Unit]
+Before=hypernet-post-update.target
+[Service]
+Type=oneshot
+ExecStart=/bin/touch /config/post
+[Install]
+WantedBy=hypernet-post-update.target
+"""
 FAILING = "health_checks:\n  - name: probe\n    command: /bin/false\n    attempts: 1\n"
-
-
-class Server:
-    """The machine and its disk; version 0.1.0 is in slot a and good."""
-
-    def __init__(self, machine: Machine, disk: SlotDisk, releases: ReleaseMaker) -> None:
-        self.machine = machine
-        self.disk = disk
-        self.releases = releases
-
-    def switch_on(self) -> str:
-        """Boot; return the slot that was started."""
-        slot = self.disk.boot_loader()
-        self.machine.boot()
-        return slot
-
-    def reboot(self) -> str:
-        """Shut down and boot again."""
-        self.machine.stop()
-        return self.switch_on()
-
-    def admin(self, *argv: str) -> dict[str, Any]:
-        """Run hypernet-admin, which must succeed, and return its JSON."""
-        values: dict[str, Any] = json.loads(self.machine.output("hypernet-admin", *argv, "--json=short"))
-        return values
-
-    def slot(self, name: str) -> dict[str, Any]:
-        (slot,) = (slot for slot in self.admin("status")["slots"] if slot["name"] == name)
-        return dict(slot)
-
-    def offer(self, release: Release) -> str:
-        """Copy an image with its sidecars onto the machine; return its path there."""
-        for suffix in ("", ".sha256", ".asc"):
-            shutil.copy(f"{release.image}{suffix}", self.machine.config / f"{release.image.name}{suffix}")
-        return f"/config/{release.image.name}"
-
-    def update(self, version: str) -> dict[str, Any]:
-        """Install a version."""
-        return self.admin("update", f"--image={self.offer(self.releases.get(version))}")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +61,7 @@ def test_running_version_is_not_installed_again(server: Server) -> None:
 
     result = server.machine.run("hypernet-admin", "update", f"--image={path}")
 
-    assert (result.returncode, result.stderr.count("\n")) == (11, 1)
+    assert (result.returncode, result.stderr.count("\n")) == (22, 1)
 
 
 def test_update_tells_each_stage_and_arms_the_other_slot(server: Server) -> None:
@@ -149,7 +116,7 @@ def test_proven_version_stays_after_another_reboot(server: Server) -> None:
 def test_rollback_by_hand_goes_back_at_the_next_boot(server: Server) -> None:
     done = server.admin("rollback", "--reason", "the database is slow")
 
-    assert done == {"slot": "a", "version": "0.1.0", "reboot": False}
+    assert done == {"format": 1, "slot": "a", "version": "0.1.0", "reboot": False}
     assert server.reboot() == "a"
 
 
@@ -205,10 +172,25 @@ def test_rollback_reboots_when_asked(server: Server) -> None:
     server.update("0.4.0")
     assert server.reboot() == "a"
 
-    server.admin("rollback", "--reboot")
+    # The machine may be gone before the command has said what it did.
+    server.machine.run("hypernet-admin", "rollback", "--reboot")
     server.machine.wait_for_reboot()
 
     assert server.switch_on() == "b"
+
+
+def test_update_reboots_when_asked_after_the_hooks_of_other_units(server: Server) -> None:
+    server.add_unit("note.service", NOTE)
+    path = server.offer(server.releases.get("0.5.0"))
+
+    method = ("busctl", "call", NAME, PATH, NAME, "Install", "sa{sv}")
+    server.machine.output(*method, path, "1", "reboot", "b", "true")
+    server.machine.wait_for_reboot()
+
+    assert (server.machine.config / "post").exists()
+    assert server.switch_on() == "a"
+    assert (server.slot("a")["version"], server.slot("a")["state"]) == ("0.5.0", "good")
+    server.remove_unit("note.service")
 
 
 def test_no_unit_has_failed_at_the_end(server: Server) -> None:

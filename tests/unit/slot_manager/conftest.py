@@ -28,6 +28,18 @@ def images(tmp_path_factory: pytest.TempPathFactory, key: Key) -> dict[str, Buil
     }
 
 
+@pytest.fixture(scope="session")
+def releases(
+    tmp_path_factory: pytest.TempPathFactory, images: dict[str, BuiltImage], key: Key
+) -> dict[str, BuiltImage]:
+    """The same images with signed manifests in place of their .sha256 and .asc; do not change them."""
+    folder = tmp_path_factory.mktemp("releases")
+    copies = {version: slot_images.copy_image(image, folder) for version, image in images.items()}
+    for image in copies.values():
+        slot_images.vouch(image, key)
+    return copies
+
+
 @pytest.fixture
 def lab(tmp_path: Path, images: dict[str, BuiltImage], key: Key) -> Lab:
     """A machine that runs 1.0.0 in slot a and has nothing in slot b."""

@@ -8,13 +8,13 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agents.slot_manager import blockio, install
 from agents.slot_manager.errors import SlotBooted
-from agents.slot_manager.machine import Machine
 from agents.slot_manager.state import State
 from agents.slot_manager.topology import SLOTS, SlotDevices, Topology
 from common import process
@@ -49,8 +49,7 @@ def on_devices(lab: Lab) -> Iterator[Lab]:
             ]
             slots[slot] = SlotDevices(slot, *pair)
         moved = Topology(top.disk, slots, top.booted, top.esp, top.efivars)
-        old = lab.machine
-        lab.machine = Machine(moved, old.loader, old.store, old.trusted_keys, old.cache)
+        lab.machine = replace(lab.machine, topology=moved)
         yield lab
 
 

@@ -11,6 +11,7 @@ import pytest
 from agents.slot_manager import blockio, install, partuuid
 from agents.slot_manager.errors import LoaderError, OtherSlotNotGood, ReadBackMismatch
 from agents.slot_manager.install import Stage
+from agents.slot_manager.record import Record
 from agents.slot_manager.state import State
 from common.errors import AgentError, Busy, Cancelled
 from tests.fakes.slot_images import BuiltImage
@@ -281,3 +282,18 @@ def test_the_state_folder_holds_no_trace_of_a_refused_install(lab: Lab, tmp_path
         install.install(lab.machine, str(tmp_path / "missing.img"))
 
     assert [path.name for path in lab.machine.store.folder.iterdir()] == ["lock"]
+
+
+def test_an_install_survives_that_systemd_blesses_the_running_slot_meanwhile(
+    lab: Lab, images: dict[str, BuiltImage]
+) -> None:
+    counted, plain = lab.linux / "hypernet_1.0.0+4-1.efi", lab.linux / "hypernet_1.0.0.efi"
+    plain.rename(counted)
+    lab.machine.store.save(Record(proven={lab.root_hash("a"): 1}))
+
+    def bless() -> None:
+        counted.rename(plain)
+
+    install.install(lab.machine, str(images["2.0.0"].path), before_write=bless)
+
+    assert lab.names() == ["hypernet_1.0.0.efi", "hypernet_2.0.0+3.efi"]

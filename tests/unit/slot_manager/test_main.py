@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
-from agents.slot_manager import install, machine, topology
+from agents.slot_manager import attempts, install, machine, topology
 from agents.slot_manager.__main__ import main
 from agents.slot_manager.state import State
+from common import process
 from tests.fakes.slot_images import BuiltImage
 from tests.fakes.slot_lab import Lab
 
@@ -36,6 +38,61 @@ def test_bless_records_the_running_slot_as_good(as_this_machine: Lab) -> None:
 
     assert as_this_machine.names() == ["hypernet_1.0.0.efi"]
     assert as_this_machine.machine.view().slots["a"].state is State.GOOD
+
+
+@pytest.fixture
+def orders(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What systemd is told."""
+    told: list[list[str]] = []
+    real = process.run
+
+    def run(argv: list[str], **options: object) -> process.Completed:
+        if argv[0] != "systemctl":
+            return real(argv, **options)  # type: ignore[arg-type]
+        told.append(argv)
+        return process.Completed(tuple(argv), 0, b"", "")
+
+    monkeypatch.setattr(process, "run", run)
+    return told
+
+
+def test_a_boot_of_a_good_slot_is_not_counted(as_this_machine: Lab, orders: list[list[str]]) -> None:
+    before = as_this_machine.snapshot()
+
+    assert main(["attempt"]) == 0
+
+    assert as_this_machine.snapshot() == before
+    assert orders == []
+
+
+def test_a_trial_that_is_over_its_budget_is_marked_bad_and_the_machine_reboots(
+    as_this_machine: Lab,
+    images: dict[str, BuiltImage],
+    orders: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    install.install(as_this_machine.machine, str(images["2.0.0"].path))
+    path = tmp_path / "topology.json"
+    path.write_text(path.read_text().replace('"booted": "a"', '"booted": "b"'))
+    for number in range(4):
+        assert orders == []
+        monkeypatch.setattr(attempts, "boot_id", lambda number=number: str(number))
+        assert main(["attempt"]) == 0
+
+    (order,) = orders
+    assert order[-2:] == ["start", "reboot.target"]
+    assert as_this_machine.names() == ["hypernet_1.0.0.efi", "hypernet_2.0.0+0-1.efi"]
+
+
+def test_the_early_oneshot_loads_neither_the_bus_nor_the_loop() -> None:
+    code = (
+        "import sys; sys.path.insert(0, '.');"
+        "from agents.slot_manager import __main__, attempts, lifecycle;"
+        "print(sorted({'asyncio', 'dbus_next', 'pystemd'} & set(sys.modules)))"
+    )
+    done = process.run([sys.executable, "-c", code], timeout_sec=60, cwd=Path(__file__).parents[3])
+    assert done.stdout == b"[]\n"
 
 
 def test_the_program_finds_the_machine_of_its_environment(

@@ -6,11 +6,12 @@ works boots, and a new try succeeds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from agents.slot_manager import blockio, install, lifecycle, partuuid
+from agents.slot_manager import arming, blockio, install, lifecycle, partuuid
 from agents.slot_manager.record import Store
 from agents.slot_manager.state import State
 from agents.slot_manager.systemd_boot import SystemdBoot
@@ -87,7 +88,7 @@ def test_a_power_cut_at_any_step_leaves_the_old_slot_booting(
     armed = view.slots["b"].state is State.ARMED
     assert view.slots["b"].default == armed
     assert view.slots["a"].default != armed
-    if view.slots["b"].state in (State.STAGED, State.ARMED):
+    if view.slots["b"].state in (State.STAGED, State.APPROVED, State.ARMED):
         assert lab.data("b").startswith(images["2.0.0"].root)
         assert lab.tree("b").startswith(images["2.0.0"].tree)
     else:
@@ -130,3 +131,35 @@ def test_a_power_cut_at_any_step_of_a_rollback_leaves_a_slot_that_boots(
     lifecycle.bless(both_good.machine)
     view = both_good.machine.view()
     assert (view.booted.state, view.booted.default) == (State.GOOD, True)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (Store, "save"),
+        (SystemdBoot, "arm"),
+        (SystemdBoot, "disarm"),
+        (SystemdBoot, "clear_overrides"),
+        (files, "rename_durable"),
+        (files, "remove_durable"),
+        (files, "write_atomic"),
+    ],
+    ids=lambda item: item if isinstance(item, str) else "",
+)
+@pytest.mark.parametrize("verb", ["arm", "disarm"])
+def test_a_power_cut_at_any_step_of_arming_or_disarming_leaves_one_or_the_other(
+    lab: Lab, images: dict[str, BuiltImage], verb: str, owner: object, name: str, after: bool
+) -> None:
+    install.install(lab.machine, str(images["2.0.0"].path), arm=verb == "disarm")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, name, _cut(getattr(owner, name), after=after, occurrence=1))
+        with suppress(PowerCut):
+            getattr(arming, verb)(lab.machine)
+
+    view = lab.machine.view()
+    assert view.booted.state is State.GOOD
+    assert view.other.state in (State.STAGED, State.APPROVED, State.ARMED)
+    assert view.other.default == (view.other.state is State.ARMED)
+    assert arming.arm(lab.machine) is State.ARMED
+    assert arming.disarm(lab.machine) is State.STAGED

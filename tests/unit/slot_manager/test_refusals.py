@@ -32,12 +32,12 @@ from tests.fakes.slot_lab import Lab, make_lab
 
 def refuse(lab: Lab, path: Path | str, error: type[AgentError], match: str | None = None) -> None:
     """Install, and demand this very error and an untouched machine."""
-    before = lab.snapshot()
+    before = lab.condition()
     with pytest.raises(error, match=match) as caught:
         install.install(lab.machine, str(path))
     assert type(caught.value) is error
     assert len(str(caught.value).splitlines()) == 1
-    assert lab.snapshot() == before
+    assert lab.condition() == before
     assert not lab.machine.cache.exists() or list(lab.machine.cache.iterdir()) == []
 
 
@@ -56,10 +56,6 @@ def image(images: dict[str, BuiltImage], tmp_path: Path) -> BuiltImage:
     return copy_image(images["3.0.0"], tmp_path / "image")
 
 
-def beside(image: BuiltImage, suffix: str) -> Path:
-    return image.path.with_name(image.path.name + suffix)
-
-
 def flip(path: Path, offset: int) -> None:
     with open(path, "r+b") as file:
         file.seek(offset)
@@ -74,7 +70,7 @@ def test_a_flipped_bit_in_the_image_is_a_checksum_mismatch(machine: Lab, image: 
 
 
 def test_a_wrong_checksum_file_is_a_checksum_mismatch(machine: Lab, image: BuiltImage) -> None:
-    beside(image, ".sha256").write_text(f"{'0' * 64}  {image.path.name}\n")
+    image.beside(".img.sha256").write_text(f"{'0' * 64}  {image.path.name}\n")
     refuse(machine, image.path, ChecksumMismatch, "another SHA-256")
 
 
@@ -82,35 +78,35 @@ def test_a_wrong_checksum_file_is_a_checksum_mismatch(machine: Lab, image: Built
 def test_a_checksum_file_without_this_image_is_a_checksum_mismatch(
     lab: Lab, image: BuiltImage, text: str
 ) -> None:
-    beside(image, ".sha256").write_text(text)
+    image.beside(".img.sha256").write_text(text)
     refuse(lab, image.path, ChecksumMismatch, "holds no SHA-256")
 
 
 def test_a_missing_checksum_file_is_a_checksum_mismatch(lab: Lab, image: BuiltImage) -> None:
-    beside(image, ".sha256").unlink()
+    image.beside(".img.sha256").unlink()
     refuse(lab, image.path, ChecksumMismatch, "There is no")
 
 
 def test_a_signature_of_other_data_is_bad(
     machine: Lab, image: BuiltImage, images: dict[str, BuiltImage]
 ) -> None:
-    beside(image, ".asc").write_bytes(beside(images["2.0.0"], ".asc").read_bytes())
+    image.beside(".img.asc").write_bytes(images["2.0.0"].beside(".img.asc").read_bytes())
     refuse(machine, image.path, trust.BadSignature, "does not fit")
 
 
 @pytest.mark.parametrize("content", [b"", b"\n", b"-----BEGIN PGP SIGNATURE-----\n"])
 def test_an_empty_signature_is_no_signature(lab: Lab, image: BuiltImage, content: bytes) -> None:
-    beside(image, ".asc").write_bytes(content)
+    image.beside(".img.asc").write_bytes(content)
     refuse(lab, image.path, trust.NoSignature)
 
 
 def test_a_missing_signature_is_no_signature(machine: Lab, image: BuiltImage) -> None:
-    beside(image, ".asc").unlink()
+    image.beside(".img.asc").unlink()
     refuse(machine, image.path, trust.NoSignature, "nothing vouches")
 
 
 def test_an_overlong_signature_is_not_read(lab: Lab, image: BuiltImage) -> None:
-    beside(image, ".asc").write_bytes(b"x" * (17 << 10))
+    image.beside(".img.asc").write_bytes(b"x" * (17 << 10))
     refuse(lab, image.path, InvalidArgument, "more than 16384 bytes")
 
 
@@ -235,8 +231,8 @@ def test_a_renamed_image_is_judged_by_what_is_in_it(
     lab: Lab, images: dict[str, BuiltImage], tmp_path: Path
 ) -> None:
     copy = copy_image(images["1.0.0"], tmp_path / "copy")
-    for suffix in ("", ".sha256", ".asc"):
-        beside(copy, suffix).rename(copy.path.with_name("hypernet-9.9.9.img" + suffix))
+    for suffix in (".img", ".img.sha256", ".img.asc"):
+        copy.beside(suffix).rename(copy.path.with_name("hypernet-9.9.9" + suffix))
     refuse(lab, copy.path.with_name("hypernet-9.9.9.img"), SameVersion)
 
 

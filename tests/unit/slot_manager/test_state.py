@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from agents.slot_manager.loader import Entry, Facts
-from agents.slot_manager.record import Installing, Pending, Record
+from agents.slot_manager.record import Installing, Pending, Record, Transition
 from agents.slot_manager.state import State, default_slot, derive, is_exhausted_boot
 from agents.slot_manager.systemd_boot import format_name, parse_name
 
@@ -23,6 +23,8 @@ def entry(slot: str, left: int = -1, done: int = 0, *, staged: bool = False) -> 
 PROVEN = Record(proven={HASHES["b"]: 1})
 MARKED = Record(reasons={HASHES["b"]: "check failed"})
 PENDING = Record(pending=Pending("b", "2.0.0", HASHES["b"], 1, 3))
+APPROVED = Record(pending=Pending("b", "2.0.0", HASHES["b"], 1, 0, approved_usec=1))
+ATTEMPTED = Record(pending=Pending("b", "2.0.0", HASHES["b"], 1, 3), attempts={HASHES["b"]: 1})
 INTERRUPTED = Record(installing=Installing("b", "2.0.0", 1))
 FIRST_TRY = Facts("systemd-boot", "hypernet_2.0.0+3.efi", "hypernet_2.0.0+2-1.efi")
 LAST_TRY = Facts("systemd-boot", "hypernet_2.0.0+1-2.efi", "hypernet_2.0.0+0-3.efi")
@@ -36,7 +38,12 @@ NO_FACTS = Facts()
         ("a", None, Record(), NO_FACTS, State.EMPTY),
         ("a", None, INTERRUPTED, NO_FACTS, State.EMPTY),
         ("a", entry("b", staged=True), Record(), NO_FACTS, State.STAGED),
+        ("a", entry("b", staged=True), PENDING, NO_FACTS, State.STAGED),
+        ("a", entry("b", staged=True), APPROVED, NO_FACTS, State.APPROVED),
+        ("a", entry("b", staged=True), ATTEMPTED, NO_FACTS, State.STAGED),
+        ("a", entry("b", 3), APPROVED, NO_FACTS, State.ARMED),
         ("a", entry("b", 3), PENDING, NO_FACTS, State.ARMED),
+        ("a", entry("b", 3), ATTEMPTED, NO_FACTS, State.TRYING),
         ("a", entry("b", 2, 1), PENDING, NO_FACTS, State.TRYING),
         ("a", entry("b", 0, 3), PENDING, NO_FACTS, State.BAD),
         ("a", entry("b", 0, 1), MARKED, NO_FACTS, State.BAD),
@@ -67,6 +74,8 @@ def test_a_slot_has_the_state_that_entry_record_and_loader_give_it(
     assert slots["b"].state is expected
     assert slots["b"].booted == (booted == "b")
     assert slots["a"].state is State.GOOD
+    untouched = expected is State.EMPTY and not record.installing
+    assert bool(slots["b"].reason) == (expected is not State.GOOD and not untouched)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +102,35 @@ def test_a_slot_that_is_being_written_is_installing() -> None:
 def test_an_interrupted_installation_is_told_as_the_reason() -> None:
     slots = derive(HASHES, [entry("a")], INTERRUPTED, NO_FACTS, booted="a")
     assert slots["b"].reason == "the installation of 2.0.0 was interrupted"
+
+
+def transition(state: str, reason: str, root_hash: str = HASHES["b"]) -> Transition:
+    return Transition(1, "b", "2.0.0", root_hash, state, reason)
+
+
+@pytest.mark.parametrize(
+    ("transitions", "reason"),
+    [
+        ((), ""),
+        ((transition("empty", "the disk is full", ""),), "the disk is full"),
+        ((transition("bad", "not wanted"),), "not wanted"),
+        ((transition("staged", ""),), "its boot entry is gone; it was staged with 2.0.0"),
+        ((transition("bad", "of another content", "cc" * 32),), ""),
+    ],
+)
+def test_an_empty_slot_says_what_became_of_it(transitions: tuple[Transition, ...], reason: str) -> None:
+    slots = derive(HASHES, [entry("a")], Record(transitions=transitions), NO_FACTS, booted="a")
+    assert (slots["b"].state, slots["b"].reason) == (State.EMPTY, reason)
+
+
+def test_approval_and_attempts_are_those_of_the_content() -> None:
+    record = Record(pending=APPROVED.pending, attempts={HASHES["b"]: 2})
+
+    with_it = derive(HASHES, [entry("a"), entry("b", 3)], record, NO_FACTS, booted="a")["b"]
+    without = derive(HASHES, [entry("a")], record, NO_FACTS, booted="a")
+
+    assert (with_it.approved, with_it.attempts) == (True, 2)
+    assert (without["a"].approved, without["b"].approved, without["b"].attempts) == (False, False, 0)
 
 
 def test_an_entry_of_another_content_belongs_to_no_slot() -> None:

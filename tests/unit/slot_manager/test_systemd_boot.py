@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,59 @@ def test_entries_that_cannot_be_read_are_skipped_as_the_loader_does(boot: System
 def test_arming_what_was_not_staged_fails(boot: SystemdBoot) -> None:
     with pytest.raises(AgentError):
         boot.arm("2.0.0", 3)
+
+
+@pytest.mark.parametrize("name", ["hypernet_2.0.0+3.efi", "Hypernet_2.0.0+3-0.EFI", "next+3.efi"])
+def test_a_disarmed_entry_can_be_armed_again_whatever_its_name_was(
+    boot: SystemdBoot, linux: Path, images: dict[str, BuiltImage], name: str
+) -> None:
+    (linux / name).write_bytes(images["2.0.0"].uki)
+    (linux / ".hypernet_2.0.0.efi.part").write_bytes(b"a torn one of an earlier time")
+    (armed,) = boot.entries()
+
+    boot.disarm(armed)
+
+    (staged,) = boot.entries()
+    assert (staged.name, staged.staged, staged.version) == (".hypernet_2.0.0.efi.part", True, "2.0.0")
+    boot.arm("2.0.0", 3)
+    assert [path.name for path in linux.iterdir()] == ["hypernet_2.0.0+3.efi"]
+
+
+def test_disarming_leaves_no_twin_that_the_loader_would_take(
+    boot: SystemdBoot, linux: Path, images: dict[str, BuiltImage]
+) -> None:
+    for name in ("hypernet_2.0.0+3.efi", "hypernet_2.0.0.efi", "hypernet_2.0.0+0-1.efi"):
+        (linux / name).write_bytes(images["2.0.0"].uki)
+    armed = next(entry for entry in boot.entries() if entry.tries_left == 3)
+
+    boot.disarm(armed)
+
+    assert [path.name for path in linux.iterdir()] == [".hypernet_2.0.0.efi.part"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda boot, entry: boot.set_tries(entry, -1),
+        lambda boot, entry: boot.set_tries(entry, entry.tries_left, entry.tries_done),
+        lambda boot, entry: boot.disarm(entry),
+    ],
+    ids=["good", "same", "disarm"],
+)
+def test_an_entry_that_was_renamed_meanwhile_is_not_removed_as_its_own_twin(
+    boot: SystemdBoot,
+    linux: Path,
+    images: dict[str, BuiltImage],
+    change: Callable[[SystemdBoot, Entry], None],
+) -> None:
+    (linux / "hypernet_2.0.0+4-1.efi").write_bytes(images["2.0.0"].uki)
+    before = only(boot)
+    (linux / before.name).rename(linux / "hypernet_2.0.0.efi")  # what systemd-bless-boot does
+
+    with pytest.raises(LoaderError, match="renamed by something else"):
+        change(boot, before)
+
+    assert names(linux) == ["hypernet_2.0.0.efi"]
 
 
 def variable(tmp_path: Path, name: str, value: bytes) -> None:

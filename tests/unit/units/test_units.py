@@ -109,15 +109,24 @@ def test_a_unit_uses_nothing_that_systemd_252_does_not_know(path: Path) -> None:
 
 
 def test_every_unit_that_can_be_enabled_is_in_the_preset_and_back() -> None:
-    enabled = set()
+    decided = set()
     for path in (UNITS / "presets").glob("*.preset"):
         for line in path.read_text(encoding="utf-8").splitlines():
-            if line.startswith("enable hypernet"):
-                enabled.add(line.split()[1])
+            if line.startswith(("enable hypernet", "disable hypernet")):
+                decided.add(line.split()[1])
     installable = {
         path.name for path in unit_files() if any(item[0] == "Install" for item in settings(path))
     }
-    assert enabled == installable
+    assert decided == installable
+
+
+def test_the_interface_for_programs_written_for_rauc_is_off_until_somebody_enables_it() -> None:
+    unit = UNITS / "hypernet-rauc.service"
+    assert values(unit, "Alias") == ["dbus-de.pengutronix.rauc.service"]
+    assert not {"WantedBy", "RequiredBy"} & {key for _, key, _ in settings(unit)}
+    assert "disable hypernet-rauc.service" in (UNITS / "presets/90-hypernet.preset").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("path", sorted((UNITS / "system.conf.d").glob("*.conf")), ids=name)
@@ -132,24 +141,24 @@ def test_systemd_knows_the_settings_of_its_manager(path: Path) -> None:
 @pytest.mark.parametrize("kind", ["tmpfiles", "sysusers"])
 def test_systemd_accepts_the_files_that_create_directories_and_users(kind: str, tmp_path: Path) -> None:
     for path in (UNITS / kind).glob("*.conf"):
-        (tmp_path / "usr/share/hypernet/trusted-keys").mkdir(parents=True, exist_ok=True)
         create = ["--create"] if kind == "tmpfiles" else []
         done = process.run([f"systemd-{kind}", f"--root={tmp_path}", *create, str(path)], timeout_sec=60)
         assert done.stderr == ""
 
 
-def test_the_vendors_keys_are_copied_to_config_once_and_never_over_those_of_the_administrator(
-    tmp_path: Path,
-) -> None:
-    vendor = tmp_path / "usr/share/hypernet/trusted-keys"
-    vendor.mkdir(parents=True)
-    (vendor / "fingerprints.yaml").write_text("fingerprints: []\n", encoding="utf-8")
+def test_the_folder_of_the_machines_keys_is_made_and_its_content_left_alone(tmp_path: Path) -> None:
     command = ["systemd-tmpfiles", f"--root={tmp_path}", "--create", str(UNITS / "tmpfiles/hypernet.conf")]
     process.run(command, timeout_sec=60)
-    copied = tmp_path / "config/hypernet/trusted-keys/fingerprints.yaml"
-    copied.write_text("fingerprints: [mine]\n", encoding="utf-8")
+    listing = tmp_path / "config/hypernet/trusted-keys/fingerprints.yaml"
+    listing.write_text("fingerprints: [mine]\n", encoding="utf-8")
     process.run(command, timeout_sec=60)
-    assert copied.read_text(encoding="utf-8") == "fingerprints: [mine]\n"
+    assert listing.read_text(encoding="utf-8") == "fingerprints: [mine]\n"
+
+
+def test_only_what_blesses_a_system_may_take_over_its_trusted_keys() -> None:
+    keys = "-/config/hypernet/trusted-keys"
+    writers = {path.name for path in services() if keys in " ".join(values(path, "ReadWritePaths")).split()}
+    assert writers == {"hypernet-bless.service"}
 
 
 def test_what_runs_in_emergency_mode_pulls_in_no_mount() -> None:
@@ -173,3 +182,11 @@ def test_the_deadlines_of_a_boot_lie_one_behind_the_other() -> None:
     (backstop,) = values(UNITS / "boot-complete.target.d/10-hypernet.conf", "JobTimeoutSec")
     limits = [DEFAULT_DEADLINE_SEC, MAX_DEADLINE_SEC, parse_sec(start), parse_sec(backstop)]
     assert limits == sorted(set(limits))
+
+
+@pytest.mark.parametrize("when", ["pre", "post"])
+def test_the_targets_of_an_update_start_everything_again_each_time_and_have_an_end(when: str) -> None:
+    keys = {key: value for _, key, value in settings(UNITS / f"hypernet-{when}-update.target")}
+    assert keys["StopWhenUnneeded"] == "yes"
+    assert "JobTimeoutSec" in keys
+    assert "RefuseManualStart" not in keys
