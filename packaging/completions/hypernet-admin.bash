@@ -5,13 +5,22 @@ _hypernet_admin() {
     local cur prev words cword
     _init_completion -n = || return
 
-    local verb='' mark='' slot='' word
-    for word in "${words[@]:1:cword-1}"; do
+    # What stands before the word to be completed: the verb, and how many words follow it that are no options.
+    local verb='' arguments=0 last='' index word
+    for ((index = 1; index < cword; index++)); do
+        word=${words[index]}
+        case ${words[index - 1]} in
+            --image | --reason | --slot | --keys) continue ;;
+        esac
         case $word in
             -*) ;;
-            status | update | rollback | mark | health) [[ $verb ]] || verb=$word ;;
-            good | bad) [[ $verb == mark && ! $mark ]] && mark=$word ;;
-            a | b | booted | other) [[ $mark && ! $slot ]] && slot=$word ;;
+            *)
+                if [[ $verb ]]; then
+                    arguments=$((arguments + 1)) last=$word
+                else
+                    verb=$word
+                fi
+                ;;
         esac
     done
 
@@ -20,28 +29,56 @@ _hypernet_admin() {
             _filedir img
             return
             ;;
+        --keys)
+            _filedir -d
+            return
+            ;;
+        --slot)
+            mapfile -t COMPREPLY < <(compgen -W 'a b' -- "$cur")
+            return
+            ;;
         --reason)
             return
             ;;
     esac
 
-    local -a candidates=(--json --json=pretty --json=short --json=off --help)
+    local -a options=(--json --json=pretty --json=short --json=off --help) candidates=()
     case $verb in
-        '') candidates+=(--version status update rollback mark health) ;;
-        update) candidates+=(--image) ;;
-        rollback) candidates+=(--reason --reboot) ;;
+        '')
+            options+=(--version)
+            candidates=(status slots log health update approve arm disarm rollback mark denied verify info)
+            ;;
+        status) options+=(--check) ;;
+        update) options+=(--image --dry-run --allow-downgrade --stage-only --reboot --slot) ;;
+        arm) options+=(--reboot) ;;
+        rollback) options+=(--reason --reboot) ;;
         mark)
-            candidates+=(--reason)
-            if [[ ! $mark ]]; then
-                candidates+=(good bad)
-            elif [[ ! $slot ]]; then
-                candidates+=(a b booted other)
+            options+=(--reason)
+            case $arguments in
+                0) candidates=(good bad) ;;
+                1) candidates=(a b booted other) ;;
+            esac
+            ;;
+        denied)
+            if ((arguments == 0)); then
+                candidates=(clear)
+            elif [[ $last == clear ]]; then
+                options+=(--all)
+                # The second column of the list is a date or "-": the first one alone is offered.
+                mapfile -t candidates < <(hypernet-admin denied 2>/dev/null | awk 'NR > 1 { print $1 }')
             fi
             ;;
+        verify) options+=(--keys) ;;
     esac
+
     # Options are offered only when asked for.
-    [[ $cur == -* ]] || candidates=("${candidates[@]//--*/}")
-    mapfile -t COMPREPLY < <(compgen -W "${candidates[*]}" -- "$cur")
+    if [[ $cur == -* ]]; then
+        mapfile -t COMPREPLY < <(compgen -W "${options[*]}" -- "$cur")
+    elif [[ $verb == verify || $verb == info ]]; then
+        _filedir img
+    else
+        mapfile -t COMPREPLY < <(compgen -W "${candidates[*]}" -- "$cur")
+    fi
 }
 
 complete -F _hypernet_admin hypernet-admin

@@ -9,7 +9,7 @@ _hypernet_image() {
     local verb='' word
     for word in "${words[@]:1:cword-1}"; do
         case $word in
-            build | install) [[ $verb ]] || verb=$word ;;
+            build | lint | install) [[ $verb ]] || verb=$word ;;
         esac
     done
 
@@ -22,7 +22,12 @@ _hypernet_image() {
             _filedir deb
             return
             ;;
-        --version | --package | --kernel-arg | --size)
+        --channel)
+            mapfile -t COMPREPLY < <(compgen -W "stable beta dev" -- "$cur")
+            return
+            ;;
+        --version | --package | --kernel-arg | --size | --serial | --expires | --min-version | \
+            --min-from-version | --issued)
             return
             ;;
     esac
@@ -31,15 +36,19 @@ _hypernet_image() {
     case $verb in
         build)
             options+=(--version --output --agents --gnupg-home --cache --overlay --package --kernel-arg)
+            options+=(--channel --serial --expires --min-version --min-from-version --issued)
             ;;
+        lint) options+=(--json) ;;
         install) options+=(--size --wipe) ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "${options[*]}" -- "$cur")
     elif [[ ! $verb ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "build install" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "build lint install" -- "$cur")
     elif [[ $verb == build ]]; then
         _filedir yaml
+    elif [[ $verb == lint ]]; then
+        _filedir img
     else
         # The disk may be a device or a file.
         _filedir

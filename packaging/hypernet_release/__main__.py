@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hypernet-image(1): build, sign and install system images."""
+"""hypernet-image(1): build, sign, lint and install system images."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import errno
 import functools
+import json
 import os
 import re
 import signal
@@ -14,9 +15,11 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from common import duration
 from common.errors import AgentError, InvalidArgument, NotPermitted, report
 from common.files import FileSystemFull
-from hypernet_release import build, config, install
+from hypernet_release import build, config, install, lint
+from hypernet_release.errors import ImageUnfit
 
 _PROGRAM = "hypernet-image"
 _REPOSITORY_DATA = Path(__file__).resolve().parents[1] / "image"
@@ -31,6 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Like Ctrl+C, so that temporary folders are removed and programs that we started end.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        if arguments.verb == "lint":
+            return _lint(arguments.image, as_json=arguments.json)
         if os.geteuid() != 0:
             raise NotPermitted(
                 f"{_PROGRAM} {arguments.verb} needs root for file owners and loop devices; use sudo."
@@ -49,11 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=_PROGRAM, description="Build and install Hypernet Core system images."
+        prog=_PROGRAM, description="Build, check and install Hypernet Core system images."
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    make = verbs.add_parser("build", help="build hypernet-X.Y.Z.img, .img.sha256 and .img.asc")
+    make = verbs.add_parser("build", help="build and sign hypernet-X.Y.Z.img and its manifest")
     make.add_argument("config", type=Path, metavar="CONFIG", help="build-config.yaml")
     make.add_argument("--version", help="version X.Y.Z instead of hypernet_version")
     make.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the image")
@@ -66,6 +71,18 @@ def _parser() -> argparse.ArgumentParser:
     more("--overlay", type=Path, metavar="DIR", help="files over the root tree")
     more("--package", metavar="NAME", help="one more Debian package")
     more("--kernel-arg", metavar="ARG", help="one more kernel argument")
+    make.add_argument("--channel", help="channel of the release instead of the configuration's")
+    make.add_argument("--serial", metavar="N", help="serial number; default: follows from the version")
+    make.add_argument("--expires", metavar="TIME", help="time from issue to expiry, such as 180d")
+    make.add_argument(
+        "--min-version", metavar="VERSION", help="oldest version that may be installed after it"
+    )
+    make.add_argument("--min-from-version", metavar="VERSION", help="oldest version that may update to it")
+    make.add_argument("--issued", metavar="TIME", help="time in the manifest; default: now")
+
+    look = verbs.add_parser("lint", help="check that servers with an image could update themselves again")
+    look.add_argument("image", type=Path, metavar="IMG")
+    look.add_argument("--json", action="store_true", help="print one JSON object")
 
     put = verbs.add_parser("install", help="lay out a disk and put an image into slot A")
     put.add_argument("image", type=Path, metavar="IMG")
@@ -88,7 +105,11 @@ def _build_request(arguments: argparse.Namespace) -> build.Request:
         raise InvalidArgument(
             f"--agents: {arguments.agents} is not a file; name the .deb of hypernet-agents."
         )
-    definition = dataclasses.replace(definition, packages=(*definition.packages, *arguments.package))
+    definition = dataclasses.replace(
+        definition,
+        packages=(*definition.packages, *arguments.package),
+        statement=_statement(arguments, definition.statement),
+    )
     epoch = _epoch()
     return build.Request(
         config=definition,
@@ -101,7 +122,38 @@ def _build_request(arguments: argparse.Namespace) -> build.Request:
         overlays=tuple(arguments.overlay),
         kernel_args=tuple(arguments.kernel_arg),
         epoch=build.DEFAULT_EPOCH if epoch is None else epoch,
+        issued_sec=_time(arguments.issued) if arguments.issued else None,
     )
+
+
+def _statement(arguments: argparse.Namespace, statement: config.Statement) -> config.Statement:
+    """The statement of the configuration with the options of the command line over it."""
+    for option, name in (("--min-version", "min_version"), ("--min-from-version", "min_from_version")):
+        if text := getattr(arguments, name):
+            _check(option, [text], config.is_version, config.VERSION_FORM)
+            statement = dataclasses.replace(statement, **{name: text})
+    if arguments.channel:
+        _check("--channel", [arguments.channel], config.is_channel, config.CHANNEL_FORM)
+        statement = dataclasses.replace(statement, channel=arguments.channel)
+    if arguments.serial:
+        if not re.fullmatch(r"[0-9]{1,16}", arguments.serial) or int(arguments.serial) > config.MAX_SERIAL:
+            raise InvalidArgument(f"--serial: '{arguments.serial}' is no number up to {config.MAX_SERIAL}.")
+        statement = dataclasses.replace(statement, serial=int(arguments.serial))
+    if arguments.expires:
+        statement = dataclasses.replace(statement, valid_sec=_valid_sec(arguments.expires))
+    return statement
+
+
+def _lint(image: Path, *, as_json: bool) -> int:
+    found = lint.lint_image(image)
+    if as_json:
+        findings = [{"rule": finding.rule, "message": finding.message} for finding in found.findings]
+        shown = {"image": str(image), "version": found.version, "root_hash": found.root_hash}
+        print(json.dumps(shown | {"findings": findings}, indent=2))
+    else:
+        for finding in found.findings:
+            print(finding.message)
+    return ImageUnfit.exit_status if found.findings else 0
 
 
 def _install_request(arguments: argparse.Namespace) -> install.Request:
@@ -131,6 +183,25 @@ def _epoch() -> int | None:
     if text and not re.fullmatch(r"[0-9]{1,11}", text):
         raise InvalidArgument(f"SOURCE_DATE_EPOCH: '{text}' is not a number of seconds since 1970.")
     return int(text) if text else None
+
+
+def _time(text: str) -> int:
+    try:
+        return duration.parse_time_sec(text)
+    except ValueError:
+        raise InvalidArgument(
+            f"--issued: '{text}' is not a UTC time such as 2026-11-23T12:00:00Z."
+        ) from None
+
+
+def _valid_sec(text: str) -> float:
+    try:
+        seconds = duration.parse_sec(text)
+    except ValueError:
+        seconds = 0.0
+    if not config.MIN_VALID_SEC <= seconds <= config.MAX_VALID_SEC:
+        raise InvalidArgument(f"--expires: '{text}' is not a time span from 1d to 3650d, such as 180d.")
+    return seconds
 
 
 def _size(text: str) -> int:

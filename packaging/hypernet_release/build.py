@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hypernet-image build`: from build-config.yaml to hypernet-X.Y.Z.img, .sha256 and .asc.
+"""`hypernet-image build`: from build-config.yaml to hypernet-X.Y.Z.img, its manifest and signatures.
 
-Reproducible: the same configuration, packages and SOURCE_DATE_EPOCH give the same bytes
-(https://reproducible-builds.org/specs/source-date-epoch/).
+Reproducible: the same configuration, packages and SOURCE_DATE_EPOCH give the same image
+(https://reproducible-builds.org/specs/source-date-epoch/). Signatures and the time in the manifest differ.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from common import files, gpt, trust
-from hypernet_release import boot, disk, rootfs, tools
+from hypernet_release import boot, disk, lint, rootfs, statement, tools
 from hypernet_release.cache import Cache, file_digest, tree_digest
 from hypernet_release.config import BuildConfig
-from hypernet_release.errors import BuildError, ToolError
+from hypernet_release.errors import BuildError, ImageUnfit, ToolError
 from hypernet_release.signing import Signer, write_checksum, write_trusted_keys
 from hypernet_release.tools import step
 
@@ -29,6 +31,7 @@ _TOOLS = (
     "dpkg-query",
     "gpg",
     "mcopy",
+    "mdir",
     "mkfs.erofs",
     "mkfs.vfat",
     "mmdebstrap",
@@ -49,7 +52,7 @@ class Request:
     image_data: folder with dracut/ (packaging/image of the repository). gnupg_home: None for the user's own.
     cache: folder for the results of the slow steps, None: not kept. overlays: folders copied over the tree
     after the configuration's own. kernel_args: behind those of the configuration. epoch: seconds since 1970
-    that all times in the image get.
+    that all times in the image get. issued_sec: seconds since 1970, the time in the manifest; None: now.
     """
 
     config: BuildConfig
@@ -62,14 +65,17 @@ class Request:
     overlays: tuple[Path, ...]
     kernel_args: tuple[str, ...]
     epoch: int
+    issued_sec: int | None = None
 
 
 def build(request: Request) -> Path:
-    """Build and sign the image; returns its path. Only a whole image appears in `output`.
+    """Build, lint and sign the image; returns its path. Only a whole image appears in `output`.
 
-    What a failed program said is in `output`/build.log. Raises BuildError, ToolError, ConfigError, OSError.
+    What a failed program said is in `output`/build.log. Raises BuildError, ToolError, ConfigError, OSError;
+    ImageUnfit with the findings on standard error.
     """
     tools.require(_TOOLS)
+    statement.check(request.config.statement, request.version)
     if request.config.trusted_keys is not None:
         trust.load(request.config.trusted_keys)
     signer = Signer(request.gnupg_home, request.config.signing_key)
@@ -85,10 +91,27 @@ def build(request: Request) -> Path:
                 raise
             files.write_atomic(log, error.log.encode())
             raise BuildError(f"{str(error).rstrip('.')}; {log} has all that it said.") from error
+        image.chmod(0o644)  # nobody else may write what is about to be signed, whatever the umask is
+        with step("Linting"):
+            _lint(image, signer, request.config.statement.channel)
         with step("Signing"):
-            sidecars = [write_checksum(image), signer.sign(image)]
+            issued_sec = int(time.time()) if request.issued_sec is None else request.issued_sec
+            manifest = statement.write_manifest(image, request.config.statement, issued_sec=issued_sec)
+            sidecars = [write_checksum(image), signer.sign(image), manifest, signer.sign(manifest)]
         _publish(image, sidecars, output)
     return output / image.name
+
+
+def _lint(image: Path, signer: Signer, channel: str) -> None:
+    """Raises ImageUnfit."""
+    report = lint.lint_image(image, signer=signer.fingerprint, channel=channel)
+    for finding in report.findings:
+        print(finding.message, file=sys.stderr)
+    if report.findings:
+        raise ImageUnfit(
+            f"{image.name} was not kept, since servers that run it could not update themselves again; mend "
+            "what is listed above and build it again."
+        )
 
 
 def _publish(image: Path, sidecars: list[Path], output: Path) -> None:
@@ -112,7 +135,7 @@ def _make_image(request: Request, signer: Signer, work: Path) -> Path:
         keys = request.config.trusted_keys
         if keys is None:
             keys = work / "trusted-keys"
-            write_trusted_keys(signer, keys)
+            write_trusted_keys(signer, keys, request.config.statement.channel)
         shutil.copytree(keys, tree / "usr/share/hypernet/trusted-keys")
         rootfs.settle(tree, request.config, request.overlays, request.version)
     with step("Making root file system and hash tree"):

@@ -22,9 +22,12 @@ _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9A-Za-z.+!]+", re.ASC
 _PATTERN = re.compile(r"/\S+")
 _KERNEL_ARG = re.compile(r"(?!roothash=)[!-~]+")
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
+_CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
+_URL = re.compile(r"https://[!-~]{1,2000}")
 
 VERSION_FORM = "X.Y.Z or X.Y.Z~rc1"
 PACKAGE_FORM = "NAME or NAME=VERSION"
+CHANNEL_FORM = "a word of lower-case letters and digits, such as stable"
 KERNEL_ARG_FORM = "one word of printable ASCII (roothash= is set by the build)"
 
 
@@ -66,6 +69,31 @@ BASE_OS = {
 }
 
 
+MIN_VALID_SEC = 86400.0
+MAX_VALID_SEC = 3650 * 86400.0
+MAX_SERIAL = (1 << 53) - 1
+_CHANNEL_DEFAULT = "stable"
+_NO_VERSION = "0.0.0"
+_VALID_SEC = 365 * 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What a release says about itself that the image does not show; see hypernet-X.Y.Z.manifest.json.
+
+    serial: None for the one that follows from the version. valid_sec: seconds from issue to expiry.
+    min_version: nothing older may be installed once this release came up healthy. min_from_version: oldest
+    version that may update to it. notes_url: empty if there are no notes.
+    """
+
+    channel: str = _CHANNEL_DEFAULT
+    serial: int | None = None
+    valid_sec: float = _VALID_SEC
+    min_version: str = _NO_VERSION
+    min_from_version: str = _NO_VERSION
+    notes_url: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class BuildConfig:
     """One image's definition.
@@ -75,7 +103,7 @@ class BuildConfig:
     that stay out of the image. overlay: folders copied over the root tree, in order.
     kernel_args: added to the kernel command line. signing_key: fingerprint or empty (the only secret
     key at hand). trusted_keys: folder of armoured keys and fingerprints.yaml, or None (made from the
-    signing key).
+    signing key). statement: for the manifest.
     """
 
     base_os: BaseOs
@@ -89,6 +117,7 @@ class BuildConfig:
     kernel_args: tuple[str, ...]
     signing_key: str
     trusted_keys: Path | None
+    statement: Statement
 
 
 def load(path: Path) -> BuildConfig:
@@ -121,9 +150,28 @@ def load(path: Path) -> BuildConfig:
         kernel_args=_words(section, "kernel_command_line", _KERNEL_ARG, KERNEL_ARG_FORM),
         signing_key=signing,
         trusted_keys=_folder(keys, "trusted", path, trusted) if trusted else None,
+        statement=_statement(section),
     )
     section.finish()
     return result
+
+
+def _statement(section: config.Section) -> Statement:
+    return Statement(
+        channel=_word(section, "channel", _CHANNEL, CHANNEL_FORM, _CHANNEL_DEFAULT),
+        serial=section.get_int("serial", None, minimum=0, maximum=MAX_SERIAL),
+        valid_sec=section.get_duration_sec(
+            "expires", _VALID_SEC, minimum=MIN_VALID_SEC, maximum=MAX_VALID_SEC
+        ),
+        min_version=_word(section, "min_version", _VERSION, VERSION_FORM, _NO_VERSION),
+        min_from_version=_word(section, "min_from_version", _VERSION, VERSION_FORM, _NO_VERSION),
+        notes_url=_word(section, "notes_url", _URL, "https://...", ""),
+    )
+
+
+def is_channel(text: str) -> bool:
+    """Whether this can be the name of a channel."""
+    return bool(_CHANNEL.fullmatch(text))
 
 
 def is_version(text: str) -> bool:

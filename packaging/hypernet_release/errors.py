@@ -7,13 +7,16 @@ from common.errors import ERROR_PREFIX, AgentError
 class BuildError(AgentError):
     """A step of the image build failed: the sentence names the step and what to do."""
 
-    dbus_name = ERROR_PREFIX + "BuildFailed"
+
+class ImageUnfit(BuildError):
+    """The image was built, but servers that run it could not update themselves again."""
+
+    dbus_name = ERROR_PREFIX + "ImageUnfit"
+    exit_status = 17
 
 
 class InstallError(AgentError):
     """An image could not be put on a disk; the sentence names both."""
-
-    dbus_name = ERROR_PREFIX + "InstallFailed"
 
 
 class ToolError(AgentError):

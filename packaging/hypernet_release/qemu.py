@@ -52,7 +52,8 @@ class Machine:
 
     disk: raw file of a disk made by `hypernet-image install`. folder: for firmware variables, socket and
     console.log. share: folder that the guest can mount by 9p, tag "releases", read-only. cores: its CPUs.
-    on_console: is given each piece of console output as it comes.
+    on_console: is given each piece of console output as it comes. interactive: console on this terminal,
+    with root logged in.
     """
 
     def __init__(
@@ -194,7 +195,12 @@ class Machine:
         if self._share:
             share = f"local,path={self._share},mount_tag=releases,security_model=none,readonly=on"
             argv += ["-virtfs", share]
-        argv += ["-serial", "mon:stdio"] if self._interactive else ["-serial", "stdio", "-no-reboot"]
+        if self._interactive:
+            # See packaging/image/demo: a login on this terminal.
+            argv += ["-fw_cfg", "name=opt/io.systemd.credentials/demo.autologin,string=yes"]
+            argv += ["-serial", "mon:stdio"]
+        else:
+            argv += ["-serial", "stdio", "-no-reboot"]
         output = None if self._interactive else subprocess.PIPE
         source = None if self._interactive else subprocess.DEVNULL
         env = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TMPDIR": str(self._folder)}

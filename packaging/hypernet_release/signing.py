@@ -41,10 +41,10 @@ class Signer:
         """The armoured public key."""
         return str(self._gpg.export_keys(self.fingerprint))
 
-    def sign(self, image: Path) -> Path:
-        """Write IMAGE.asc, a detached armoured signature with a SHA-512 digest; returns its path."""
-        signature = image.with_name(image.name + ".asc")
-        with image.open("rb") as stream:
+    def sign(self, path: Path) -> Path:
+        """Write PATH.asc, a detached armoured signature with a SHA-512 digest; returns its path."""
+        signature = path.with_name(path.name + ".asc")
+        with path.open("rb") as stream:
             result = self._gpg.sign_file(
                 stream,
                 keyid=self.fingerprint,
@@ -57,7 +57,7 @@ class Signer:
         if result.status != "signature created" or not signature.exists():
             said = [line for line in str(result.stderr).splitlines() if line.startswith("gpg: ")]
             why = said[-1].removeprefix("gpg: ") if said else f"gpg says '{result.status}'"
-            raise BuildError(f"{image.name} could not be signed by {self.fingerprint}: {why}.")
+            raise BuildError(f"{path.name} could not be signed by {self.fingerprint}: {why}.")
         return signature
 
 
@@ -68,14 +68,16 @@ def write_checksum(image: Path) -> Path:
     return checksum
 
 
-def write_trusted_keys(signer: Signer, folder: Path) -> None:
+def write_trusted_keys(signer: Signer, folder: Path, channel: str = "stable") -> None:
     """Make a trusted key set with one key, the signer's: release.asc and fingerprints.yaml."""
     folder.mkdir(parents=True)
     (folder / "release.asc").write_text(signer.public_key())
     (folder / "fingerprints.yaml").write_text(
         "# Primary keys whose signatures this machine accepts, see trusted-keys(5).\n"
+        "epoch: 1\n"
+        "threshold: 1\n"
         "fingerprints:\n"
-        f"  - fingerprint: {signer.fingerprint}\n"
+        f'  - fingerprint: "{signer.fingerprint}"\n'
         "    purpose: release\n"
-        "    channels: [stable]\n"
+        f"    channels: [{channel}]\n"
     )

@@ -22,6 +22,7 @@ PACKAGES = {
     "dpkg-query": "dpkg",
     "gpg": "gpg",
     "mcopy": "mtools",
+    "mdir": "mtools",
     "mmd": "mtools",
     "mren": "mtools",
     "mkfs.erofs": "erofs-utils",

@@ -11,7 +11,7 @@ import pytest
 
 from common import gpt
 from hypernet_release import boot, disk, signing
-from tests.fakes import slot_images
+from tests.fakes import root_images, slot_images
 from tests.fakes.slot_images import Key
 
 EPOCH = 1_735_689_600
@@ -31,14 +31,15 @@ class Built:
     root_hash: str
 
 
-def make_tree(folder: Path) -> Path:
-    """A root tree with a boot loader and one program, and a kernel and an initrd of noise."""
+def make_tree(folder: Path, key: Key) -> Path:
+    """A root tree that passes the lint, with a boot loader and one more program, and a kernel of noise."""
+    folder.mkdir(parents=True)
+    signing.write_trusted_keys(signing.Signer(key.home, key.fingerprint), folder.with_name("trusted"))
+    root_images.fill(folder, trusted=folder.with_name("trusted"))
     shutil.copytree(EFI_FILES, folder / EFI_FILES.relative_to("/"))
     (folder / "usr/lib/os-release").write_text(f"ID=debian\nIMAGE_ID=hypernet\nIMAGE_VERSION={VERSION}\n")
-    (folder / "usr/bin").mkdir()
     (folder / "usr/bin/tool").write_text("#!/bin/sh\n")
     (folder / "usr/bin/tool").chmod(0o755)
-    (folder / "bin").symlink_to("usr/bin")
     (folder / "boot").mkdir()
     (folder / "boot/vmlinuz-6.1.0-1-amd64").write_bytes(b"kernel" * 5000)
     return folder
@@ -53,7 +54,8 @@ def make_image(folder: Path, tree: Path) -> Built:
     disk.make_root(tree, root, EPOCH)
     root_hash = disk.make_hash_tree(root, hashes)
     kernel = boot.find_kernel(tree).image
-    boot.make_uki(tree, kernel, initrd, f"roothash={root_hash} ro quiet", uki, EPOCH)
+    arguments = f"roothash={root_hash} ro {root_images.KERNEL_ARGS}"
+    boot.make_uki(tree, kernel, initrd, arguments, uki, EPOCH)
     boot.make_esp(tree, uki, VERSION, esp, EPOCH)
     root_uuid, tree_uuid = disk.part_uuids(root_hash)
     parts = [
@@ -67,9 +69,9 @@ def make_image(folder: Path, tree: Path) -> Built:
 
 
 @pytest.fixture(scope="session")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tree(tmp_path_factory: pytest.TempPathFactory, key: Key) -> Path:
     """Do not change it."""
-    return make_tree(tmp_path_factory.mktemp("tree") / "root")
+    return make_tree(tmp_path_factory.mktemp("tree") / "root", key)
 
 
 @pytest.fixture(scope="session")

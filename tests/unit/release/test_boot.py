@@ -12,6 +12,8 @@ import pytest
 from common import process, uki
 from hypernet_release import boot
 from hypernet_release.errors import BuildError
+from tests.fakes import root_images
+from tests.fakes.slot_images import Key
 from tests.unit.release.conftest import VERSION, Built, make_tree
 
 
@@ -26,7 +28,7 @@ def test_a_uki_made_from_the_stub_names_root_hash_and_version(built: Built) -> N
 
 
 def test_a_uki_has_the_command_line_that_was_asked_for(built: Built) -> None:
-    assert uki.read(built.uki).cmdline == f"roothash={built.root_hash} ro quiet"
+    assert uki.read(built.uki).cmdline == (f"roothash={built.root_hash} ro {root_images.KERNEL_ARGS}")
 
 
 def test_a_uki_holds_kernel_and_initrd(built: Built) -> None:
@@ -101,8 +103,8 @@ def test_the_release_of_the_kernel_is_that_in_its_name(tree: Path) -> None:
     assert boot.find_kernel(tree).release == "6.1.0-1-amd64"
 
 
-def test_an_image_without_stub_is_told_which_package_it_needs(tmp_path: Path) -> None:
-    tree = make_tree(tmp_path / "tree")
+def test_an_image_without_stub_is_told_which_package_it_needs(tmp_path: Path, key: Key) -> None:
+    tree = make_tree(tmp_path / "tree", key)
     shutil.rmtree(tree / "usr/lib/systemd")
 
     with pytest.raises(BuildError, match=r"linuxx64\.efi\.stub; add systemd-boot-efi to packages"):

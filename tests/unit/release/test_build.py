@@ -6,19 +6,26 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
-from common import process
+from common import manifest, process, trust
 from common.errors import AgentError
-from hypernet_release import build, config, rootfs
-from hypernet_release.errors import BuildError
+from hypernet_release import build, config, rootfs, signing
+from hypernet_release.errors import BuildError, ImageUnfit
 from tests.fakes.slot_images import Key
 from tests.unit.release.conftest import EPOCH, Built
 
 TOP = Path(__file__).parents[3]
-NAMES = ["hypernet-1.2.3.img", "hypernet-1.2.3.img.asc", "hypernet-1.2.3.img.sha256"]
+NAMES = [
+    "hypernet-1.2.3.img",
+    "hypernet-1.2.3.img.asc",
+    "hypernet-1.2.3.img.sha256",
+    "hypernet-1.2.3.manifest.json",
+    "hypernet-1.2.3.manifest.json.asc",
+]
 
 
 @pytest.fixture
@@ -67,7 +74,7 @@ def names(request: build.Request) -> list[str]:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_build_gives_image_signature_and_checksum(request_: build.Request) -> None:
+def test_a_build_gives_image_manifest_signatures_and_checksum(request_: build.Request) -> None:
     image = build.build(request_)
 
     assert image == request_.output / "hypernet-1.2.3.img"
@@ -85,7 +92,7 @@ def test_the_files_of_a_build_have_the_same_mode_whatever_the_umask_is(
     finally:
         os.umask(old)
 
-    assert [(request_.output / name).stat().st_mode & 0o777 for name in NAMES] == [0o644] * 3
+    assert [(request_.output / name).stat().st_mode & 0o777 for name in NAMES] == [0o644] * 5
 
 
 @pytest.mark.usefixtures("quick")
@@ -97,6 +104,55 @@ def test_a_second_build_replaces_the_first(request_: build.Request) -> None:
     said = process.run(["sha256sum", "--check", NAMES[2]], timeout_sec=30, cwd=request_.output)
 
     assert (said.returncode, names(request_)) == (0, NAMES)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_with_the_key_set_of_the_build_accepts_the_manifest(
+    request_: build.Request, key: Key, tmp_path: Path
+) -> None:
+    build.build(request_)
+    signing.write_trusted_keys(signing.Signer(key.home, ""), tmp_path / "keys")
+    raw = (request_.output / NAMES[3]).read_bytes()
+    accepted = trust.verify_bytes(
+        trust.load(tmp_path / "keys"),
+        raw,
+        (request_.output / NAMES[4]).read_bytes(),
+        name=NAMES[4],
+        channel=manifest.parse(raw, name=NAMES[3]).channel,
+    )
+
+    assert accepted.fingerprints == (key.fingerprint,)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_manifest_is_issued_now(request_: build.Request) -> None:
+    before_sec = int(time.time())
+    build.build(request_)
+    release = manifest.parse((request_.output / NAMES[3]).read_bytes(), name=NAMES[3])
+
+    assert before_sec <= release.issued_sec <= time.time()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_manifest_is_issued_when_it_was_asked_for(request_: build.Request) -> None:
+    build.build(dataclasses.replace(request_, issued_sec=1_800_000_000))
+    release = manifest.parse((request_.output / NAMES[3]).read_bytes(), name=NAMES[3])
+
+    assert release.issued_sec == 1_800_000_000
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_image_that_could_not_update_itself_again_is_not_kept(
+    request_: build.Request, capsys: pytest.CaptureFixture[str]
+) -> None:
+    statement = dataclasses.replace(request_.config.statement, channel="beta")
+    definition = dataclasses.replace(request_.config, statement=statement)
+
+    with pytest.raises(ImageUnfit, match=r"^hypernet-1\.2\.3\.img was not kept, since") as caught:
+        build.build(dataclasses.replace(request_, config=definition))
+    assert caught.value.exit_status == 17
+    assert "has 0 keys that can still sign a release of the channel beta" in capsys.readouterr().err
+    assert names(request_) == []
 
 
 def test_a_tool_that_fails_is_one_sentence_and_a_log(request_: build.Request) -> None:
@@ -150,7 +206,9 @@ def test_a_trusted_key_set_that_servers_could_not_read_is_refused(
     (keys / "fingerprints.yaml").write_text("fingerprints:\n  - fingerprint: ABCD\n")
     definition = dataclasses.replace(request_.config, trusted_keys=keys)
 
-    with pytest.raises(AgentError, match=rf"^{keys}/fingerprints\.yaml:2: fingerprint: 'ABCD' is not"):
+    with pytest.raises(
+        AgentError, match=rf"^{keys}/fingerprints\.yaml:2: fingerprints\[0\]\.fingerprint: 'ABCD' is not"
+    ):
         build.build(dataclasses.replace(request_, config=definition))
 
 

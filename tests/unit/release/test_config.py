@@ -30,6 +30,12 @@ overlay:
 keys:
   signing: "0123 4567 89ab cdef 0123  4567 89ab cdef 0123 4567"
   trusted: keys
+channel: beta
+serial: 17
+expires: 90d
+min_version: 1.0.0
+min_from_version: 0.9.0~rc1
+notes_url: https://hypernet.test/notes
 """
 
 
@@ -57,6 +63,14 @@ def test_all_keys_of_a_configuration_are_read(path: Path) -> None:
         kernel_args=("console=ttyS0,115200",),
         signing_key="0123456789ABCDEF0123456789ABCDEF01234567",
         trusted_keys=path.parent / "keys",
+        statement=config.Statement(
+            channel="beta",
+            serial=17,
+            valid_sec=90 * 86400.0,
+            min_version="1.0.0",
+            min_from_version="0.9.0~rc1",
+            notes_url="https://hypernet.test/notes",
+        ),
     )
 
 
@@ -67,7 +81,17 @@ def test_the_configuration_of_this_repository_is_valid() -> None:
 def test_only_three_keys_are_required(path: Path) -> None:
     path.write_text('base_os: debian-12\nhypernet_version: 1.2.3\npython_version: "3.11"\n')
 
-    assert config.load(path).trusted_keys is None
+    definition = config.load(path)
+
+    assert definition.trusted_keys is None
+    assert definition.statement == config.Statement(
+        channel="stable",
+        serial=None,
+        valid_sec=365 * 86400.0,
+        min_version="0.0.0",
+        min_from_version="0.0.0",
+        notes_url="",
+    )
 
 
 @pytest.mark.parametrize(
@@ -95,6 +119,14 @@ def test_only_three_keys_are_required(path: Path) -> None:
         ("keys:", "verity: false\nkeys:", "15: verity: images without dm-verity are not built"),
         ("keys:", "filesystem: ext4\nkeys:", "15: filesystem: "),
         ("keys:", "mirror: bookworm\nkeys:", "15: mirror: 'bookworm' is not of the form URL"),
+        ("channel: beta", "channel: Be ta", "18: channel: 'Be ta' is not of the form a word of lower-case"),
+        ("serial: 17", "serial: -1", "19: serial: "),
+        ("serial: 17", f"serial: {1 << 53}", "19: serial: "),
+        ("expires: 90d", "expires: 1h", "20: expires: "),
+        ("expires: 90d", "expires: 99999d", "20: expires: "),
+        ("1.0.0", "1.x", "21: min_version: '1.x' is not of the form X.Y.Z"),
+        ("0.9.0~rc1", "old", "22: min_from_version: 'old' is not of the form X.Y.Z"),
+        ("https:", "http:", "23: notes_url: 'http://hypernet.test/notes' is not of the form https://"),
         ("keys:", "exclude: []\nkeys:", "15: exclude: is here twice, first in line 9"),
     ],
 )

@@ -13,6 +13,7 @@ import pytest
 
 from common import gpt, process
 from hypernet_release import disk
+from tests.fakes.slot_images import Key
 from tests.unit.release.conftest import Built, make_image, make_tree
 
 
@@ -82,10 +83,12 @@ def test_an_image_is_sparse(built: Built) -> None:
     assert built.image.stat().st_blocks * 512 < built.image.stat().st_size // 4
 
 
-def test_the_same_files_give_the_same_bytes_elsewhere_and_later(built: Built, tmp_path: Path) -> None:
+def test_the_same_files_give_the_same_bytes_elsewhere_and_later(
+    built: Built, tmp_path: Path, key: Key
+) -> None:
     # FAT keeps times in steps of two seconds.
     time.sleep(max(0.0, built.image.stat().st_mtime + 2.1 - time.time()))
-    tree = make_tree(tmp_path / "some/other/folder")
+    tree = make_tree(tmp_path / "some/other/folder", key)
     os.utime(tree / "usr/bin/tool", (0, 0))
     again = make_image(tmp_path / "again", tree)
 
@@ -97,8 +100,8 @@ def test_the_same_files_give_the_same_bytes_elsewhere_and_later(built: Built, tm
     assert different == []
 
 
-def test_another_file_gives_another_root_hash(built: Built, tmp_path: Path) -> None:
-    tree = make_tree(tmp_path / "tree")
+def test_another_file_gives_another_root_hash(built: Built, tmp_path: Path, key: Key) -> None:
+    tree = make_tree(tmp_path / "tree", key)
     (tree / "usr/bin/tool").write_text("#!/bin/sh\nexit 1\n")
 
     assert make_image(tmp_path / "again", tree).root_hash != built.root_hash

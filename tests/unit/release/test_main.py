@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hypernet_release import __main__ as program
-from hypernet_release import build, install
+from hypernet_release import build, config, install
 from tests.fakes.slot_images import Key
 
 TOP = Path(__file__).parents[3]
@@ -69,6 +69,26 @@ def test_options_go_on_top_of_the_configuration(builds: list[build.Request], tmp
     assert (request.kernel_args, request.overlays) == (("quiet",), (tmp_path,))
 
 
+def test_options_state_what_the_manifest_says(builds: list[build.Request]) -> None:
+    argv = ["build", CONFIG, "--output=out", "--channel=beta", "--serial=17", "--expires=90d"]
+    program.main([*argv, "--min-version=1.0.0", "--min-from-version=1.1.0", "--issued=2026-11-23T12:00:00Z"])
+    (request,) = builds
+
+    assert request.config.statement == config.Statement(
+        channel="beta", serial=17, valid_sec=90 * 86400.0, min_version="1.0.0", min_from_version="1.1.0"
+    )
+    assert request.issued_sec == 1_795_435_200
+
+
+def test_without_options_the_configuration_states_what_the_manifest_says(
+    builds: list[build.Request],
+) -> None:
+    program.main(["build", CONFIG, "--output=out"])
+    (request,) = builds
+
+    assert (request.config.statement, request.issued_sec) == (config.Statement(), None)
+
+
 def test_a_build_prints_the_path_of_the_image(
     builds: list[build.Request], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,6 +105,14 @@ def test_a_build_prints_the_path_of_the_image(
         ("--kernel-arg=a b", "--kernel-arg: 'a b' is not of the form one word of printable ASCII"),
         ("--overlay=/nowhere", "--overlay: /nowhere is not a folder."),
         ("--agents=/nowhere.deb", "--agents: /nowhere.deb is not a file; name the .deb of hypernet-agents."),
+        ("--channel=Stable", "--channel: 'Stable' is not of the form a word of lower-case letters"),
+        ("--serial=x", "--serial: 'x' is no number up to 9007199254740991."),
+        ("--serial=9007199254740992", "--serial: '9007199254740992' is no number up to"),
+        ("--expires=1h", "--expires: '1h' is not a time span from 1d to 3650d, such as 180d."),
+        ("--expires=soon", "--expires: 'soon' is not a time span from 1d to 3650d, such as 180d."),
+        ("--min-version=1", "--min-version: '1' is not of the form X.Y.Z"),
+        ("--min-from-version=1", "--min-from-version: '1' is not of the form X.Y.Z"),
+        ("--issued=now", "--issued: 'now' is not a UTC time such as 2026-11-23T12:00:00Z."),
     ],
 )
 def test_a_wrong_option_of_build_is_one_sentence(

@@ -28,7 +28,7 @@ def two_keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Key, Key]:
     return slot_images.make_key(home, "old"), slot_images.make_key(home, "new")
 
 
-def verify(store: Path, image: Path, signature: Path) -> trust.Signature:
+def verify(store: Path, image: Path, signature: Path) -> trust.Accepted:
     with trust.Verifier(trust.load(store), signature.read_bytes(), name=signature.name) as verifier:
         verifier.write(image.read_bytes())
         return verifier.finish()
@@ -40,7 +40,7 @@ def test_a_server_with_the_key_set_of_the_build_accepts_the_signature(
     signer = signing.Signer(key.home, "")
     signing.write_trusted_keys(signer, tmp_path / "keys")
 
-    assert verify(tmp_path / "keys", image, signer.sign(image)).fingerprint == key.fingerprint
+    assert verify(tmp_path / "keys", image, signer.sign(image)).fingerprints == (key.fingerprint,)
 
 
 def test_a_server_refuses_the_signature_of_a_changed_image(key: Key, image: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_signing_again_replaces_the_signature(key: Key, image: Path, tmp_path: P
     signer.sign(image)
     image.write_bytes(b"other")
 
-    assert verify(tmp_path / "keys", image, signer.sign(image)).fingerprint == key.fingerprint
+    assert verify(tmp_path / "keys", image, signer.sign(image)).fingerprints == (key.fingerprint,)
 
 
 def test_the_named_key_of_two_is_used(two_keys: tuple[Key, Key]) -> None:
