@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Start of hypernet-admin: parse, run one verb, report an error as one sentence and an exit status."""
 
-import asyncio
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run hypernet-admin with `argv` (without the program's name) and return its exit status."""
     try:
         options = cli.parse(sys.argv[1:] if argv is None else argv)
-        status = asyncio.run(verbs.run(options, sys.stdout))
+        status = verbs.run(options, sys.stdout)
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader (head, less) has gone; the interpreter's flush at exit must not fail on it.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agents' D-Bus interfaces, one method for each call that hypernet-admin makes."""
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,14 +63,31 @@ class Agents:
         """Collect the changed properties (PropertiesChanged) of the slot manager and of its jobs."""
         return self._client.subscribe(_PROPERTIES, "PropertiesChanged", sender=_SLOT_MANAGER.name)
 
-    async def install(self, image: Path) -> str:
+    async def install(self, image: Path, options: Mapping[str, bool | str]) -> str:
         """Start to install an image (absolute path) and return the object path of the job."""
-        (job,) = await self._change("Install", "sa{sv}", str(image), {})
+        (job,) = await self._change("Install", "sa{sv}", str(image), dict(options))
         return str(job)
 
     async def cancel(self, path: str) -> None:
         """Ask an install job to stop."""
         await self._change("Cancel", path=path, interface=JOB)
+
+    async def approve(self) -> None:
+        """Approve the staged release."""
+        await self._change("Approve")
+
+    async def arm(self, *, reboot: bool) -> None:
+        """Let the next boot try the staged or approved release."""
+        await self._change("Arm", "a{sv}", {"reboot": True} if reboot else {})
+
+    async def disarm(self) -> None:
+        """Keep the next boot from trying the armed release."""
+        await self._change("Disarm")
+
+    async def clear_denied(self, version: str) -> int:
+        """Let a release (a version, or "all") be installed again; return how many those were."""
+        (cleared,) = await self._change("ClearDenied", "s", version)
+        return int(cleared)
 
     async def rollback(self, reason: str, *, reboot: bool) -> str:
         """Make the other slot the default and return its name."""

@@ -13,6 +13,9 @@ from common.errors import InvalidArgument
 
 PROGRAM = "hypernet-admin"
 
+ALL_RELEASES = "all"
+"""Stands for every release in `Options.release`, as it does on the bus."""
+
 _EPILOG = "Exit statuses, JSON output and examples: man hypernet-admin."
 
 
@@ -35,16 +38,27 @@ class Options:
 
     verb: str
     json: Json = Json.OFF
+    check: bool = False
+    """Only judge, by the exit status and one line (`status`)."""
     image: Path = Path()
-    """Absolute path of the image file to install (`update`)."""
+    """Absolute path of an image file (`update`, `verify`, `info`)."""
+    allow_downgrade: bool = False
+    dry_run: bool = False
+    """Check everything, write nothing (`update`)."""
+    stage_only: bool = False
+    """Do not offer the new system to the boot loader yet (`update`)."""
+    keys: Path | None = None
+    """Folder of trusted keys instead of the machine's (`verify`)."""
     reason: str = ""
     """Why the administrator does it (`rollback`, `mark bad`); empty if not said."""
     reboot: bool = False
-    """Reboot as soon as the rollback is recorded (`rollback`)."""
+    """Reboot as soon as it is done (`update`, `arm`, `rollback`)."""
     mark: str = ""
     """"good" or "bad" (`mark`)."""
     slot: str = ""
-    """"a", "b", "booted" or "other" (`mark`)."""
+    """"a", "b", "booted" or "other" (`mark`); "a", "b" or empty (`update`)."""
+    release: str = ""
+    """Version that may be installed again, or ALL_RELEASES; empty to list them (`denied`)."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,14 +78,25 @@ def parse(argv: Sequence[str]) -> Options:
     options = Options(
         verb=values["verb"],
         json=Json(values.get("json", Json.OFF)),
-        image=Path(values.get("image", "")).absolute(),
+        check=values.get("check", False),
+        image=values.get("image", Path()),
+        allow_downgrade=values.get("allow_downgrade", False),
+        dry_run=values.get("dry_run", False),
+        stage_only=values.get("stage_only", False),
+        keys=values.get("keys"),
         reason=values.get("reason") or "",
         reboot=values.get("reboot", False),
         mark=values.get("mark", ""),
-        slot=values.get("slot", ""),
+        slot=values.get("slot") or "",
+        release=ALL_RELEASES if values.get("all") else values.get("release") or "",
     )
     if options.mark == "good" and options.reason:
         raise InvalidArgument("'mark good' takes no --reason; only a slot that is marked bad has one.")
+    if options.reboot and (options.dry_run or options.stage_only):
+        other = "--dry-run" if options.dry_run else "--stage-only"
+        raise InvalidArgument(f"--reboot makes no sense with {other}; leave one of them out.")
+    if values.get("action") == "clear" and bool(values["release"]) == values["all"]:
+        raise InvalidArgument("'denied clear' needs either a version or --all; see 'hypernet-admin denied'.")
 
     return options
 
@@ -112,12 +137,20 @@ def _parser() -> _Parser:
             allow_abbrev=False,
         )
 
-    verb("status", "show both slots, which one runs, which one starts next, and the last rollback")
-
-    update = verb("update", "install a signed image into the slot that is not running")
-    update.add_argument(
-        "--image", metavar="FILE", required=True, help="the image; FILE.asc and FILE.sha256 beside it"
+    status = verb("status", "explain slots, releases, the next boot, the last rollback and the health")
+    status.add_argument(
+        "--check",
+        action="store_true",
+        help="one line, and exit status 20 (not healthy), 23 (reboot needed) or 24 (rolled back) if so",
     )
+    verb("slots", "show one line for each slot")
+    verb("log", "show the last changes of the slots and their reasons")
+    verb("health", "show the verdict on this boot and the checks behind it")
+    _add_update(verb("update", "install a signed image into the slot that is not running"))
+    verb("approve", "approve the staged release; it still has to be armed")
+    arm = verb("arm", "let the next boot try the staged release")
+    arm.add_argument("--reboot", action="store_true", help="reboot into it at once")
+    verb("disarm", "keep the next boot from trying the armed release")
 
     rollback = verb("rollback", "make the other slot the default and mark the running one bad")
     rollback.add_argument(
@@ -134,8 +167,69 @@ def _parser() -> _Parser:
     )
     mark.add_argument("--reason", metavar="TEXT", type=_reason, help="why it is bad")
 
-    verb("health", "show the verdict on this boot and the checks behind it")
+    denied = verb("denied", "list the releases that failed on this machine, or let them be installed again")
+    clear = denied.add_subparsers(dest="action", metavar="clear").add_parser(
+        "clear",
+        description="Let a release be installed again.",
+        parents=[common],
+        allow_abbrev=False,
+    )
+    clear.add_argument("release", metavar="VERSION", nargs="?", type=_version, help="the release")
+    clear.add_argument("--all", action="store_true", help="every release")
+
+    verify = verb("verify", "check an image file with the trusted keys; needs no root and no agent")
+    verify.add_argument("image", metavar="IMG", type=_image, help="the image")
+    verify.add_argument(
+        "--keys", metavar="DIR", type=_folder, help="folder of trusted keys instead of this machine's"
+    )
+    info = verb("info", "show what an image file says about itself, without checking who signed it")
+    info.add_argument("image", metavar="IMG", type=_image, help="the image")
     return parser
+
+
+def _add_update(update: argparse.ArgumentParser) -> None:
+    update.add_argument(
+        "--image",
+        metavar="FILE",
+        type=_image,
+        required=True,
+        help="the image; its manifest and signature (or FILE.asc and FILE.sha256) beside it",
+    )
+    update.add_argument("--dry-run", action="store_true", help="check everything and write nothing")
+    update.add_argument(
+        "--allow-downgrade", action="store_true", help="accept a version that is older than the running one"
+    )
+    update.add_argument("--stage-only", action="store_true", help="install, but let no boot try it yet")
+    update.add_argument("--reboot", action="store_true", help="reboot as soon as it is installed")
+    update.add_argument(
+        "--slot", metavar="a|b", choices=["a", "b"], help="fail unless this is the slot to be written"
+    )
+
+
+def _image(text: str) -> Path:
+    """Check the path of an image and make it absolute: the agent has another working directory."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is a URL, but only a file can be used: download the image with the files beside it "
+            "first, then give its path"
+        )
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("the path of the image is empty")
+    return Path(text).absolute()
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("the path of the folder is empty")
+    return Path(text).absolute()
+
+
+def _version(text: str) -> str:
+    """Check a VERSION; the words that the bus knows are no versions."""
+    if not text.strip() or not text.isprintable() or text == ALL_RELEASES:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a version; for every release say --all")
+
+    return text.strip()
 
 
 def _reason(text: str) -> str:

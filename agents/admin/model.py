@@ -1,138 +1,154 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the agents say on the bus, as typed values. Keys that an agent does not send count as empty."""
+"""What the agents say on the bus, as typed values.
+
+A field is read from the D-Bus key of its name (property names in lower case, see `json_keys`), or from the
+one that `_key` names, and converted to the type of its default, or by what its metadata call "read". A key
+that an agent does not send leaves the default.
+"""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Self, TypeVar
 
 Properties = Mapping[str, Any]
 """Properties of one D-Bus object, or one a{sv} of ours, with plain Python values."""
 
+UNKNOWN_USEC = (1 << 64) - 1
+"""A time span that nobody knows yet, as systemd writes it."""
+
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound="_Message")
+
+
+def _key(key: str, default: _T) -> _T:
+    """A field that has another name on the bus."""
+    value: _T = field(default=default, metadata={"key": key})
+    return value
+
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class _Message:
+    """Base of everything here."""
+
+    @classmethod
+    def from_bus(cls, values: Properties) -> Self:
+        """Read the fields of this class from what an agent sent."""
+        sent = json_keys(values)
+        found = {}
+        for each in fields(cls):
+            key = each.metadata.get("key", each.name)
+            if key in sent:
+                found[each.name] = each.metadata.get("read", type(each.default))(sent[key])
+        return cls(**found)
+
+
+def _each(kind: type[_M]) -> dict[str, Callable[[Any], tuple[_M, ...]]]:
+    """Metadata of a field that is an array of dictionaries."""
+    return {"read": lambda items: tuple(kind.from_bus(item) for item in items)}
+
+
+def _unless_empty(kind: type[_M]) -> dict[str, Callable[[Any], _M | None]]:
+    """Metadata of a field that is a dictionary, where an empty one stands for "there is none"."""
+    return {"read": lambda values: kind.from_bus(values) if values else None}
+
+
+def _share(value: Any) -> float:
+    return min(1.0, max(0.0, float(value)))
+
+
+@dataclass(frozen=True, slots=True)
+class Slot(_Message):
     """One element of io.hypernet.SlotManager1.Slots."""
 
-    name: str
-    state: str
-    version: str
-    root_hash: str
-    booted: bool
-    default: bool
-    tries_left: int
+    name: str = ""
+    state: str = ""
+    version: str = ""
+    root_hash: str = ""
+    booted: bool = False
+    default: bool = False
+    tries_left: int = -1
     """Boot attempts that the loader still grants, -1 when it does not count."""
-    tries_done: int
-    reason: str
-    since_usec: int
+    tries_done: int = 0
+    attempts: int = 0
+    """Boot attempts since the last verdict as the slot manager counted them itself."""
+    approved: bool = False
+    reason: str = ""
+    since_usec: int = _key("since", 0)
     """Time of the last recorded transition, microseconds since 1970 UTC; 0 when unknown."""
 
-    @classmethod
-    def from_bus(cls, values: Properties) -> Self:
-        return cls(
-            name=str(values.get("name", "")),
-            state=str(values.get("state", "")),
-            version=str(values.get("version", "")),
-            root_hash=str(values.get("root_hash", "")),
-            booted=bool(values.get("booted", False)),
-            default=bool(values.get("default", False)),
-            tries_left=int(values.get("tries_left", -1)),
-            tries_done=int(values.get("tries_done", 0)),
-            reason=str(values.get("reason", "")),
-            since_usec=int(values.get("since", 0)),
-        )
-
 
 @dataclass(frozen=True, slots=True)
-class Rollback:
+class Rollback(_Message):
     """io.hypernet.SlotManager1.LastRollback."""
 
-    from_slot: str
-    from_version: str
-    to_slot: str
-    to_version: str
-    reason: str
-    since_usec: int
-
-    @classmethod
-    def from_bus(cls, values: Properties) -> Self | None:
-        """Return the rollback, or None for the empty dictionary that stands for "never"."""
-        if not values:
-            return None
-
-        return cls(
-            from_slot=str(values.get("from", "")),
-            from_version=str(values.get("from_version", "")),
-            to_slot=str(values.get("to", "")),
-            to_version=str(values.get("to_version", "")),
-            reason=str(values.get("reason", "")),
-            since_usec=int(values.get("since", 0)),
-        )
+    from_slot: str = _key("from", "")
+    from_version: str = ""
+    to_slot: str = _key("to", "")
+    to_version: str = ""
+    reason: str = ""
+    """Names the failed checks if checks were the cause."""
+    since_usec: int = _key("since", 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One element of io.hypernet.BootHealth1.Checks."""
+class LastGood(_Message):
+    """io.hypernet.SlotManager1.LastGood."""
 
-    name: str
-    required: bool
-    result: str
-    duration_sec: float
-    attempts: int
-    output: str
-
-    @classmethod
-    def from_bus(cls, values: Properties) -> Self:
-        return cls(
-            name=str(values.get("name", "")),
-            required=bool(values.get("required", False)),
-            result=str(values.get("result", "")),
-            duration_sec=float(values.get("duration_sec", 0.0)),
-            attempts=int(values.get("attempts", 0)),
-            output=str(values.get("output", "")),
-        )
+    slot: str = ""
+    version: str = ""
+    root_hash: str = ""
+    since_usec: int = _key("since", 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """The properties of io.hypernet.BootHealth1."""
+class Floor(_Message):
+    """io.hypernet.SlotManager1.Floor: what no release may be older than."""
 
-    state: str
-    reason: str
-    trial: bool
-    checks: tuple[Check, ...]
-
-    @classmethod
-    def from_bus(cls, values: Properties) -> Self:
-        return cls(
-            state=str(values.get("State", "unknown")),
-            reason=str(values.get("Reason", "")),
-            trial=bool(values.get("Trial", False)),
-            checks=tuple(Check.from_bus(check) for check in values.get("Checks", ())),
-        )
+    serial: int = 0
+    min_version: str = ""
+    key_epoch: int = 0
+    signed_usec: int = _key("signed", 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Slots:
-    """The properties of io.hypernet.SlotManager1 that people want to see."""
+class Release(_Message):
+    """One element of io.hypernet.SlotManager1.Releases; those of Denied have no verdict and no rule."""
 
-    slots: tuple[Slot, ...]
-    booted: str
-    default: str
-    operation: str
-    last_error: str
-    last_rollback: Rollback | None
+    version: str = ""
+    root_hash: str = ""
+    verdict: str = ""
+    rule: str = ""
+    reason: str = ""
+    since_usec: int = _key("since", 0)
 
-    @classmethod
-    def from_bus(cls, values: Properties) -> Self:
-        return cls(
-            slots=tuple(Slot.from_bus(slot) for slot in values.get("Slots", ())),
-            booted=str(values.get("BootedSlot", "")),
-            default=str(values.get("DefaultSlot", "")),
-            operation=str(values.get("Operation", "")),
-            last_error=str(values.get("LastError", "")),
-            last_rollback=Rollback.from_bus(values.get("LastRollback", {})),
-        )
+
+@dataclass(frozen=True, slots=True)
+class Transition(_Message):
+    """One element of io.hypernet.SlotManager1.Transitions."""
+
+    since_usec: int = _key("since", 0)
+    slot: str = ""
+    version: str = ""
+    state: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Slots(_Message):
+    """The properties of io.hypernet.SlotManager1."""
+
+    slots: tuple[Slot, ...] = field(default=(), metadata=_each(Slot))
+    booted: str = _key("booted_slot", "")
+    default: str = _key("default_slot", "")
+    operation: str = ""
+    last_error: str = ""
+    last_rollback: Rollback | None = field(default=None, metadata=_unless_empty(Rollback))
+    last_good: LastGood | None = field(default=None, metadata=_unless_empty(LastGood))
+    floor: Floor | None = field(default=None, metadata=_unless_empty(Floor))
+    releases: tuple[Release, ...] = field(default=(), metadata=_each(Release))
+    denied: tuple[Release, ...] = field(default=(), metadata=_each(Release))
+    transitions: tuple[Transition, ...] = field(default=(), metadata=_each(Transition))
 
     def find(self, name: str) -> Slot | None:
         """Return the slot called `name` ("a", "b", "booted" or "other"), or None."""
@@ -144,31 +160,44 @@ class Slots:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class Job(_Message):
     """The properties of io.hypernet.SlotManager1.Job."""
 
-    slot: str
-    stage: str
-    progress: float
-    bytes_done: int
-    bytes_total: int
-    result: str
+    slot: str = ""
+    version: str = ""
+    stage: str = ""
+    progress: float = field(default=0.0, metadata={"read": _share})
+    bytes_done: int = 0
+    bytes_total: int = 0
+    rate: int = 0
+    """Bytes a second, 0 when unknown."""
+    remaining_usec: int = _key("remaining", UNKNOWN_USEC)
+    result: str = ""
     """Empty while the job runs, then "done", "failed" or "cancelled"."""
-    error_name: str
-    error_message: str
+    error_name: str = ""
+    error_message: str = ""
 
-    @classmethod
-    def from_bus(cls, values: Properties) -> Self:
-        return cls(
-            slot=str(values.get("Slot", "")),
-            stage=str(values.get("Stage", "")),
-            progress=min(1.0, max(0.0, float(values.get("Progress", 0.0)))),
-            bytes_done=int(values.get("BytesDone", 0)),
-            bytes_total=int(values.get("BytesTotal", 0)),
-            result=str(values.get("Result", "")),
-            error_name=str(values.get("ErrorName", "")),
-            error_message=str(values.get("ErrorMessage", "")),
-        )
+
+@dataclass(frozen=True, slots=True)
+class Check(_Message):
+    """One element of io.hypernet.BootHealth1.Checks."""
+
+    name: str = ""
+    required: bool = False
+    result: str = ""
+    duration_sec: float = 0.0
+    attempts: int = 0
+    output: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Health(_Message):
+    """The properties of io.hypernet.BootHealth1."""
+
+    state: str = "unknown"
+    reason: str = ""
+    trial: bool = False
+    checks: tuple[Check, ...] = field(default=(), metadata=_each(Check))
 
 
 def json_keys(values: Properties) -> dict[str, Any]:

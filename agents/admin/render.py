@@ -2,110 +2,133 @@
 """Values in, text for people out. No I/O, no clock."""
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
-from agents.admin.model import Check, Health, Rollback, Slot, Slots
+from agents.admin import explain, text
+from agents.admin.model import Check, Floor, Health, LastGood, Release, Slot, Slots, Transition
 
-_SLOT_STATES = {
-    "empty": "empty",
-    "installing": "an image is being written to it",
-    "staged": "verified, but not armed: no boot starts it yet",
-    "armed": "armed: the next boot tries it",
-    "trying": "on trial",
-    "good": "good",
-    "bad": "bad",
-}
-_HEALTH_STATES = {
-    "unknown": "unknown: this boot has not been judged",
-    "checking": "the checks of this boot are still running",
-    "healthy": "healthy",
-    "degraded": "degraded",
-    "failed": "failed",
-}
 _OUTPUT_LINES = 5
 """How many lines of a failed check's output are shown: the last ones, where the error usually is."""
 
 
 def status(slots: Slots, health_line: str) -> str:
-    """Return the text of `hypernet-admin status`: one block for each slot, then a summary."""
-    blocks = [_slot_block(slot) for slot in slots.slots]
-    summary = [("Booted", _slot_name(slots.booted)), ("Next boot", _slot_name(slots.default))]
+    """Return the text of `hypernet-admin status`: slots, releases, then what holds for the machine."""
+    blocks = [_slot_block(slot, slots) for slot in slots.slots]
+    if slots.releases:
+        blocks.append(_releases(slots.releases).rstrip("\n"))
+
+    booted = slots.find("booted")
+    summary = [
+        ("Booted", explain.named(booted) if booted else "unknown"),
+        ("Next boot", explain.next_boot(slots)),
+    ]
     if slots.operation not in ("", "idle"):
         summary.append(("Running now", slots.operation))
+    if slots.last_good is not None:
+        summary.append(("Last good", _last_good(slots.last_good)))
     if slots.last_rollback is not None:
-        summary.append(("Last rollback", rollback(slots.last_rollback)))
+        summary.append(("Last rollback", explain.rollback(slots.last_rollback)))
+    if slots.floor is not None and (floor := _floor(slots.floor)):
+        summary.append(("Floor", floor))
     if slots.last_error:
         summary.append(("Last error", slots.last_error))
     summary.append(("Health", health_line))
-    blocks.append(_aligned(summary))
+    blocks.append(text.fields(summary))
     return "\n\n".join(blocks) + "\n"
 
 
-def slot_state(slot: Slot) -> str:
-    """Return the state of a slot in words, with tries and reason."""
-    text = _SLOT_STATES.get(slot.state, slot.state)
-    if slot.tries_left >= 0 and slot.state in ("armed", "trying", "good"):
-        text += f", {_count(slot.tries_left, 'try', 'tries')} left"
-    if slot.tries_done > 0 and slot.state == "trying":
-        text += f", {slot.tries_done} used"
-    if slot.reason and slot.state == "bad":
-        text += f": {slot.reason}"
-    return text
+def slots_table(slots: Iterable[Slot]) -> str:
+    """Return the text of `hypernet-admin slots`: one line for each slot."""
+    rows: list[Sequence[str]] = [("SLOT", "STATE", "VERSION", "BOOTED", "NEXT", "SINCE")]
+    rows += [
+        (
+            slot.name,
+            slot.state,
+            slot.version or "-",
+            _yes(slot.booted),
+            _yes(slot.default),
+            _time(slot.since_usec),
+        )
+        for slot in slots
+    ]
+    return text.table(rows)
 
 
-def rollback(last: Rollback) -> str:
-    """Return what was rolled back, from where to where, why and when, on one line."""
-    text = f"from {_version(last.from_version, last.from_slot)} to {_version(last.to_version, last.to_slot)}"
-    if last.reason:
-        text += f": {last.reason}"
-    if last.since_usec:
-        text += f" ({timestamp(last.since_usec)})"
-    return text
+def log(transitions: Iterable[Transition]) -> str:
+    """Return the text of `hypernet-admin log`: one line for each transition, oldest first."""
+    rows: list[Sequence[str]] = [("TIME", "SLOT", "VERSION", "STATE", "REASON")]
+    rows += [
+        (_time(each.since_usec), each.slot, each.version or "-", each.state, each.reason)
+        for each in transitions
+    ]
+    return text.table(rows) if len(rows) > 1 else "No change of a slot is recorded yet.\n"
 
 
-def health_line(health: Health) -> str:
-    """Return the verdict on this boot in one line."""
-    text = _HEALTH_STATES.get(health.state, health.state)
-    failed = [check.name for check in health.checks if check.result in ("failed", "timeout")]
-    if health.reason:
-        text += f": {health.reason}"
-    elif failed and health.state != "healthy":
-        text += f": failed checks: {', '.join(failed)}"
-    if health.trial:
-        text += " (this boot is a trial)"
-    return text
+def denied(releases: Iterable[Release]) -> str:
+    """Return the text of `hypernet-admin denied`."""
+    rows: list[Sequence[str]] = [("VERSION", "SINCE", "REASON")]
+    rows += [(each.version or "-", _time(each.since_usec), each.reason) for each in releases]
+    return text.table(rows) if len(rows) > 1 else "No release is denied on this machine.\n"
 
 
 def health(verdict: Health) -> str:
     """Return the text of `hypernet-admin health`: the verdict, then one line for each check."""
-    lines = [f"Health: {_clean(health_line(verdict))}"]
+    output = f"Health: {text.clean(explain.health_line(verdict))}\n"
     if verdict.checks:
         rows = [("CHECK", "KIND", "RESULT", "TIME", "ATTEMPTS"), *map(_check_row, verdict.checks)]
-        lines += ["", *_table(rows)]
+        output += "\n" + text.table(rows)
     for check in verdict.checks:
         if check.result in ("failed", "timeout") and check.output.strip():
-            lines += ["", f"Last output of {_clean(check.name)}:"]
-            lines += [f"  {_clean(line)}" for line in check.output.strip().splitlines()[-_OUTPUT_LINES:]]
+            lines = check.output.strip().splitlines()[-_OUTPUT_LINES:]
+            output += f"\nLast output of {text.clean(check.name)}:\n"
+            output += "".join(f"  {text.clean(line)}\n" for line in lines)
 
-    return "\n".join(lines) + "\n"
-
-
-def timestamp(usec: int) -> str:
-    """Return a time (microseconds since 1970 UTC) as systemctl shows it, in the local time zone."""
-    return datetime.fromtimestamp(usec / 1_000_000, tz=UTC).astimezone().strftime("%a %Y-%m-%d %H:%M:%S %Z")
+    return output
 
 
-def _slot_block(slot: Slot) -> str:
+def _slot_block(slot: Slot, slots: Slots) -> str:
     marks = [word for word, applies in (("booted", slot.booted), ("next boot", slot.default)) if applies]
-    fields = [("State", slot_state(slot))]
+    values = [("State", explain.slot_state(slot))]
+    if reason := explain.why(slot, slots):
+        values.append(("Why", reason))
     if slot.version:
-        fields.append(("Version", slot.version))
+        values.append(("Version", slot.version))
     if slot.root_hash:
-        fields.append(("Root hash", f"{slot.root_hash[:16]}..."))
+        values.append(("Root hash", f"{slot.root_hash[:16]}..."))
+    if slot.attempts and slot.state != "good":
+        values.append(("Attempts", f"{slot.attempts} counted by this machine itself"))
+    if slot.approved:
+        values.append(("Approved", "yes"))
     if slot.since_usec:
-        fields.append(("Since", timestamp(slot.since_usec)))
-    title = f"Slot {_clean(slot.name)}" + (f" ({', '.join(marks)})" if marks else "")
-    return f"{title}\n{_aligned(fields)}"
+        values.append(("Since", text.timestamp(slot.since_usec)))
+    title = f"Slot {text.clean(slot.name)}" + (f" ({', '.join(marks)})" if marks else "")
+    return f"{title}\n{text.fields(values)}"
+
+
+def _releases(releases: Iterable[Release]) -> str:
+    rows: list[Sequence[str]] = [("RELEASE", "VERDICT", "RULE", "SINCE", "REASON")]
+    rows += [
+        (each.version or "-", each.verdict, each.rule or "-", _time(each.since_usec), each.reason)
+        for each in releases
+    ]
+    return text.table(rows)
+
+
+def _last_good(good: LastGood) -> str:
+    since = f", proven {text.timestamp(good.since_usec)}" if good.since_usec else ""
+    return f"{good.version or 'an unknown version'} (slot {good.slot}){since}"
+
+
+def _floor(floor: Floor) -> str:
+    parts = []
+    if floor.min_version:
+        parts.append(f"nothing below version {floor.min_version}")
+    if floor.serial:
+        parts.append(f"nothing below serial {floor.serial} without --allow-downgrade")
+    if floor.key_epoch:
+        parts.append(f"keys of epoch {floor.key_epoch} or later")
+    if floor.signed_usec:
+        parts.append(f"newest signed time {text.timestamp(floor.signed_usec)}")
+    return "; ".join(parts)
 
 
 def _check_row(check: Check) -> tuple[str, ...]:
@@ -113,30 +136,9 @@ def _check_row(check: Check) -> tuple[str, ...]:
     return (check.name, kind, check.result, f"{check.duration_sec:.1f} s", str(check.attempts))
 
 
-def _slot_name(name: str) -> str:
-    return f"slot {name}" if name else "unknown"
+def _yes(applies: bool) -> str:
+    return "yes" if applies else "-"
 
 
-def _version(version: str, slot: str) -> str:
-    return f"{version or 'an unknown version'} (slot {slot})"
-
-
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
-def _aligned(fields: Iterable[tuple[str, str]]) -> str:
-    return "\n".join(f"{label:>15}: {_clean(value)}" for label, value in fields)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(_clean(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-
-
-def _clean(text: str) -> str:
-    """Replace control characters: texts of checks and tools must not steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+def _time(usec: int) -> str:
+    return text.timestamp(usec) if usec else "-"

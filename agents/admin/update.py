@@ -2,21 +2,19 @@
 """The verb `update`: start an install job, show its progress, let Ctrl-C cancel it, and say how it ended."""
 
 import asyncio
-import contextlib
-import signal
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any, TextIO
 
-from agents.admin import render
+from agents.admin import explain
 from agents.admin.bus import JOB, Agents
 from agents.admin.cli import PROGRAM, Options
-from agents.admin.model import Job, Slots
+from agents.admin.interrupt import Interrupts, Question, can_ask, interrupts
+from agents.admin.model import Job, Slot, Slots
 from agents.admin.output import print_json
 from agents.admin.progress import Progress, progress
 from common import bus
-from common.errors import AgentError, Cancelled, exit_status_of
+from common.errors import INTERRUPTED, AgentError, Cancelled, exit_status_of
 
 _WAKE_SEC = 0.1
 """How often Ctrl-C is looked for."""
@@ -38,53 +36,127 @@ class JobFailed(AgentError):
         self.exit_status = exit_status_of(self.dbus_name)
 
 
+class RebootFailed(AgentError):
+    """The update is done, and the reboot that was asked for could not be started."""
+
+
+class NotFollowed(AgentError):
+    """The second Ctrl-C: the job runs on, and nobody waits for it here."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Interrupted; the update itself goes on: 'hypernet-admin status' shows it, and "
+            "'journalctl -u hypernet-slot-manager.service' how it ended."
+        )
+        self.exit_status = INTERRUPTED
+
+
 async def update(agents: Agents, options: Options, out: TextIO) -> int:
     """Install `options.image` and wait until the job has ended.
 
-    Raises JobFailed if it ended otherwise than well, and what the slot manager answers to a refused start.
+    Raises JobFailed if it ended otherwise than well, RebootFailed, NotFollowed, and what the slot manager
+    answers to a refused start.
     """
-    # Subscribed before the start: no stage, however short, is missed.
-    async with agents.changes() as changes:
-        with _interrupt() as interrupted:
-            path = await agents.install(options.image)
-            job = await _follow(agents, path, changes, progress(out, options.json), interrupted)
+    with interrupts() as seen:
+        path = ""
+        try:
+            # Subscribed before the start: no stage, however short, is missed.
+            async with agents.changes() as changes:
+                path = await agents.install(options.image, _install_options(options))
+                job = await _follow(agents, path, changes, progress(out, options.json), seen)
+        except asyncio.CancelledError:
+            if seen.given_up and path:
+                raise NotFollowed from None
+            if seen.given_up:
+                raise KeyboardInterrupt from None
+            raise
 
-    installed = None
-    if job.result == "done":
-        installed = Slots.from_bus(await agents.slots()).find(job.slot)
-    version = installed.version if installed else ""
+    slot = await _slot(agents, job) if job.result == "done" else None
     if options.json.enabled:
         values = {
             "result": job.result,
             "slot": job.slot,
-            "version": version,
+            "version": job.version,
+            "state": slot.state if slot else "",
+            "dry_run": options.dry_run,
+            "reboot": options.reboot and job.result == "done" and not job.error_message,
             "error_name": job.error_name,
             "error_message": job.error_message,
         }
         print_json(values, options.json, out)
     if job.result != "done":
         raise JobFailed(job)
+    if job.error_message:
+        raise RebootFailed(f"Version {job.version} is installed in slot {job.slot}. {job.error_message}")
 
     if not options.json.enabled:
-        state = f" ({render.slot_state(installed)})" if installed else ""
-        print(f"Version {version} is installed in slot {job.slot}{state}.", file=out)
-        print("Reboot to start it: systemctl reboot", file=out)
+        print("\n".join(_outcome(options, job, slot)), file=out)
     return 0
 
 
+def _install_options(options: Options) -> dict[str, bool | str]:
+    """What the caller asked for; what is left out is as the slot manager documents it."""
+    asked: dict[str, bool | str] = {}
+    if options.stage_only:
+        asked["arm"] = False
+    if options.allow_downgrade:
+        asked["allow-downgrade"] = True
+    if options.dry_run:
+        asked["dry-run"] = True
+    if options.reboot:
+        asked["reboot"] = True
+    if options.slot:
+        asked["slot"] = options.slot
+    return asked
+
+
+def _outcome(options: Options, job: Job, slot: Slot | None) -> tuple[str, ...]:
+    """Return what a person has to know after a job that ended well, with the next step."""
+    if options.dry_run:
+        return (f"Version {job.version} can be installed into slot {job.slot}; nothing was written.",)
+
+    state = f" ({explain.slot_state(slot)})" if slot else ""
+    done = f"Version {job.version} is installed in slot {job.slot}{state}."
+    if options.reboot:
+        return done, "The machine reboots now to start it."
+    if options.stage_only:
+        return done, "Let the next boot try it: hypernet-admin arm"
+    return done, "Reboot to start it: systemctl reboot"
+
+
+async def _slot(agents: Agents, job: Job) -> Slot | None:
+    """Return the slot that was written; None if the slot manager cannot be asked, as in a reboot."""
+    try:
+        return Slots.from_bus(await agents.slots()).find(job.slot)
+    except AgentError:
+        return None
+
+
 async def _follow(
-    agents: Agents, path: str, changes: bus.SignalQueue, display: Progress, interrupted: asyncio.Event
+    agents: Agents, path: str, changes: bus.SignalQueue, display: Progress, seen: Interrupts
 ) -> Job:
-    """Return the job once it has ended. The first interrupt asks the slot manager, once, to cancel it."""
+    """Return the job once it has ended. The first interrupt asks, once, whether to cancel it."""
+    first = await _read(agents, path)
     values: dict[str, Any] = {"Stage": "check"}
     heard = time.monotonic()
-    asked = False
+    answered = False
+    question: Question | None = None
     try:
         while not values.get("Result"):
-            display.update(Job.from_bus(values))
-            if interrupted.is_set() and not asked:
-                asked = True
-                await _cancel(agents, path, display)
+            if question is None:
+                display.update(Job.from_bus(values))
+            if seen.asked and not answered and question is None:
+                display.close()
+                if can_ask():
+                    question = Question()
+                else:
+                    answered = True
+                    await _cancel(agents, path)
+            if question is not None and question.answer is not None:
+                answered = True
+                if question.answer:
+                    await _cancel(agents, path)
+                question = None
             try:
                 change = await asyncio.wait_for(changes.get(), _WAKE_SEC)
             except TimeoutError:
@@ -95,8 +167,10 @@ async def _follow(
             if change.path == path and change.args[0] == JOB:
                 heard = time.monotonic()
                 values |= change.args[1]
-        return Job.from_bus(await _read(agents, path))
+        return Job.from_bus(await _last(agents, path, first | values))
     finally:
+        if question is not None:
+            question.close()
         display.close()
 
 
@@ -110,35 +184,18 @@ async def _read(agents: Agents, path: str) -> dict[str, Any]:
         ) from error
 
 
-async def _cancel(agents: Agents, path: str, display: Progress) -> None:
-    display.close()
+async def _last(agents: Agents, path: str, heard: dict[str, Any]) -> dict[str, Any]:
+    """Return the properties of a job that has ended; what was heard if a reboot has stopped the agent."""
+    try:
+        return await agents.job(path)
+    except AgentError:
+        return heard
+
+
+async def _cancel(agents: Agents, path: str) -> None:
     print(f"{PROGRAM}: Cancelling the update, please wait.", file=sys.stderr)
     try:
         await agents.cancel(path)
     except AgentError as error:
         # Refused, or the job has just ended: either way the job itself says how it goes on.
         print(f"{PROGRAM}: The update was not cancelled: {error}", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def _interrupt() -> Iterator[asyncio.Event]:
-    """Give an event that the first Ctrl-C sets; the second one ends the program as usual."""
-    loop = asyncio.get_running_loop()
-    event = asyncio.Event()
-    # asyncio's own, which cancels the main task. The interpreter's would interrupt the loop itself, and what
-    # the tasks do then on a closed connection ends in tracebacks.
-    usual = signal.getsignal(signal.SIGINT)
-
-    def restore() -> None:
-        if loop.remove_signal_handler(signal.SIGINT):
-            signal.signal(signal.SIGINT, usual)
-
-    def handle() -> None:
-        event.set()
-        restore()
-
-    loop.add_signal_handler(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        restore()

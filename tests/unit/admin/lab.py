@@ -14,6 +14,11 @@ from typing import Any
 TOP = Path(__file__).parents[3]
 STAND_IN = Path(__file__).with_name("stand_in.py")
 
+VERBS = (
+    *("status", "slots", "log", "health", "update", "approve", "arm", "disarm", "rollback", "mark"),
+    *("denied", "verify", "info"),
+)
+
 SCRIPT: dict[str, Any] = {
     "slots": {
         "Slots": [
@@ -63,6 +68,7 @@ class Lab:
             [sys.executable, "-m", "agents.admin", *argv],
             cwd=TOP,
             env=self.environment,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=60,
@@ -75,9 +81,8 @@ class Lab:
             [sys.executable, "-m", "agents.admin", *argv],
             cwd=TOP,
             env=self.environment,
-            stderr=subprocess.PIPE,
             text=True,
-            **options,
+            **{"stdin": subprocess.DEVNULL, "stderr": subprocess.PIPE, **options},
         )
         self._processes.callback(end, process)
         return process

@@ -2,8 +2,9 @@
 """Stand-ins for slot-manager and boot-health on a private bus: `python stand_in.py slots|health SCRIPT`.
 
 SCRIPT is a JSON file: "slots" and "health" are property values, "refuse" maps a method to an error's name
-and sentence, "job" is the list of property changes that an install goes through, "stage_sec" apart. Each
-method call is appended to a file beside it, with the suffix .calls, as one line of JSON.
+and sentence, "job" is the list of property changes that an install goes through, "stage_sec" apart, "after"
+maps a method to slot property values that hold once it was called. Each method call is appended to a file
+beside it, with the suffix .calls, as one line of JSON.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ class Script:
             error = AgentError(refusal[1])
             error.dbus_name = f"io.hypernet.Error.{refusal[0]}"
             raise error
+        self.values["slots"] |= self.values.get("after", {}).get(member, {})
 
 
 class Job(bus.Interface):
@@ -57,6 +59,10 @@ class Job(bus.Interface):
     def slot(self) -> str:
         return "b"
 
+    @bus.prop("Version", "s")
+    def version(self) -> str:
+        return "0.2.0"
+
     @bus.prop("Progress", "d")
     def progress(self) -> float:
         return float(self._now.get("Progress", 0.0))
@@ -64,6 +70,14 @@ class Job(bus.Interface):
     @bus.prop("BytesTotal", "t")
     def bytes_total(self) -> int:
         return 3 << 20
+
+    @bus.prop("Rate", "t")
+    def rate(self) -> int:
+        return int(self._now.get("Rate", 0))
+
+    @bus.prop("Remaining", "t")
+    def remaining(self) -> int:
+        return int(self._now.get("Remaining", (1 << 64) - 1))
 
     @bus.prop("Result", "s")
     def result(self) -> str:
@@ -105,11 +119,52 @@ class SlotManager(bus.Interface):
     def default_slot(self) -> str:
         return str(self._slots["DefaultSlot"])
 
+    @bus.prop("LastRollback", "a{sv}")
+    def last_rollback(self) -> dict[str, Any]:
+        return dict(self._slots.get("LastRollback", {}))
+
+    @bus.prop("LastGood", "a{sv}")
+    def last_good(self) -> dict[str, Any]:
+        return dict(self._slots.get("LastGood", {}))
+
+    @bus.prop("Floor", "a{sv}")
+    def floor(self) -> dict[str, Any]:
+        return dict(self._slots.get("Floor", {}))
+
+    @bus.prop("Releases", "aa{sv}")
+    def releases(self) -> list[dict[str, Any]]:
+        return list(self._slots.get("Releases", []))
+
+    @bus.prop("Denied", "aa{sv}")
+    def denied(self) -> list[dict[str, Any]]:
+        return list(self._slots.get("Denied", []))
+
+    @bus.prop("Transitions", "aa{sv}")
+    def transitions(self) -> list[dict[str, Any]]:
+        return list(self._slots.get("Transitions", []))
+
     @bus.method("Install", "sa{sv}", "o")
     def install(self, source: str, options: dict[str, Any]) -> str:
         self._script.called("Install", source, options)
         self._service.export(JOB, Job(self._script))
         return JOB
+
+    @bus.method("Approve", "", "")
+    def approve(self) -> None:
+        self._script.called("Approve")
+
+    @bus.method("Arm", "a{sv}", "")
+    def arm(self, options: dict[str, Any]) -> None:
+        self._script.called("Arm", options)
+
+    @bus.method("Disarm", "", "")
+    def disarm(self) -> None:
+        self._script.called("Disarm")
+
+    @bus.method("ClearDenied", "s", "u")
+    def clear_denied(self, version: str) -> int:
+        self._script.called("ClearDenied", version)
+        return 2 if version == "all" else 1
 
     @bus.method("Rollback", "a{sv}", "s")
     def rollback(self, options: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ import pytest
 from agents.admin import VERSION, cli
 from agents.admin.cli import Json, Options
 from common.errors import InvalidArgument
+from tests.unit.admin.lab import VERBS
 
 
 def test_status_is_for_people_unless_json_is_asked_for() -> None:
-    assert cli.parse(["status"]) == Options("status", image=Path.cwd())
+    assert cli.parse(["status"]) == Options("status")
 
 
 @pytest.mark.parametrize(
@@ -35,14 +36,55 @@ def test_image_of_an_absolute_path_is_passed_on_as_it_is() -> None:
     assert cli.parse(["update", "--image=/media/new.img"]).image == Path("/media/new.img")
 
 
+@pytest.mark.parametrize("argv", [["update", "--image"], ["verify"], ["info"]], ids=" ".join)
+@pytest.mark.parametrize("url", ["http://x.test/a.img", "https://x.test/a.img", "file:///a.img"])
+def test_url_is_refused_with_the_advice_to_download_it(argv: list[str], url: str) -> None:
+    with pytest.raises(InvalidArgument, match="is a URL, but only a file can be used: download the image"):
+        cli.parse([*argv, url])
+
+
+def test_update_takes_each_of_its_options() -> None:
+    options = cli.parse(
+        ["update", "--image=/x", "--dry-run", "--allow-downgrade", "--stage-only", "--slot=b"]
+    )
+
+    assert options == Options(
+        "update",
+        image=Path("/x"),
+        dry_run=True,
+        allow_downgrade=True,
+        stage_only=True,
+        slot="b",
+    )
+
+
+@pytest.mark.parametrize("argv", [["update", "--image=/x"], ["arm"], ["rollback"]], ids=" ".join)
+def test_nothing_reboots_unless_asked(argv: list[str]) -> None:
+    assert (cli.parse(argv).reboot, cli.parse([*argv, "--reboot"]).reboot) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "release"),
+    [(["denied"], ""), (["denied", "clear", "1.0.0"], "1.0.0"), (["denied", "clear", "--all"], "all")],
+)
+def test_denied_lists_or_clears_one_or_all(argv: list[str], release: str) -> None:
+    assert cli.parse(argv).release == release
+
+
+def test_json_is_understood_behind_denied_clear() -> None:
+    assert cli.parse(["denied", "clear", "--all", "--json=short"]).json is Json.SHORT
+
+
+def test_folder_of_keys_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert cli.parse(["verify", "x.img", "--keys", "keys"]).keys == tmp_path / "keys"
+
+
 def test_rollback_takes_a_reason_and_reboot() -> None:
     options = cli.parse(["rollback", "--reason", " too slow ", "--reboot"])
 
     assert (options.reason, options.reboot) == ("too slow", True)
-
-
-def test_rollback_does_not_reboot_unless_asked() -> None:
-    assert cli.parse(["rollback"]).reboot is False
 
 
 @pytest.mark.parametrize("slot", ["a", "b", "booted", "other"])
@@ -67,6 +109,17 @@ def test_mark_accepts_each_way_to_name_a_slot(slot: str) -> None:
         (["rollback", "--reason", "two\nlines"], "--reason"),
         (["rollback", "--reason", "x" * 201], "--reason"),
         (["rollback", "--reb"], "--reb"),
+        (["update", "--image="], "--image"),
+        (["update", "--image=x", "--slot=c"], "--slot"),
+        (["update", "--image=x", "--dry-run", "--reboot"], "--dry-run"),
+        (["update", "--image=x", "--stage-only", "--reboot"], "--stage-only"),
+        (["denied", "clear"], "--all"),
+        (["denied", "clear", "1.0.0", "--all"], "--all"),
+        (["denied", "clear", "all"], "--all"),
+        (["denied", "forget"], "forget"),
+        (["verify"], "IMG"),
+        (["verify", "x", "--keys="], "--keys"),
+        (["info", ""], "image"),
         (["status", "--json=yaml"], "yaml"),
         (["status", "surplus"], "surplus"),
         (["status", "--json", "short"], "short"),
@@ -93,5 +146,5 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
         cli.parse(["--help"])
 
     text = capsys.readouterr().out
-    for verb in ("status", "update", "rollback", "mark", "health"):
+    for verb in VERBS:
         assert f"\n    {verb} " in text

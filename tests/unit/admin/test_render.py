@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agents.admin import render
-from agents.admin.model import Check, Health, Rollback, Slot, Slots, json_keys
+from agents.admin.model import Check, Health, Slots, json_keys
 
 GOOD_A: dict[str, Any] = {
     "name": "a",
@@ -49,10 +49,6 @@ def slots(**properties: Any) -> Slots:
     return Slots.from_bus({"Slots": [GOOD_A, ARMED_B], "BootedSlot": "a", "DefaultSlot": "b", **properties})
 
 
-def slot(**values: Any) -> Slot:
-    return Slot.from_bus({**GOOD_A, **values})
-
-
 def test_status_shows_both_slots_and_what_the_next_boot_starts() -> None:
     assert render.status(slots(Operation="idle"), "healthy") == (
         "Slot a (booted)\n"
@@ -65,8 +61,9 @@ def test_status_shows_both_slots_and_what_the_next_boot_starts() -> None:
         "          State: armed: the next boot tries it, 3 tries left\n"
         "        Version: 0.2.0\n"
         "\n"
-        "         Booted: slot a\n"
-        "      Next boot: slot b\n"
+        "         Booted: slot a (version 0.1.0)\n"
+        "      Next boot: tries slot b (version 0.2.0), 3 tries left; if it does not prove good, slot a "
+        "(version 0.1.0) is started again\n"
         "         Health: healthy\n"
     )
 
@@ -96,49 +93,111 @@ def test_status_shows_a_running_install_and_the_last_error() -> None:
     assert "     Last error: The image is truncated.\n" in text
 
 
-@pytest.mark.parametrize(
-    ("values", "words"),
-    [
-        ({"state": "empty"}, "empty"),
-        ({"state": "trying", "tries_left": 1, "tries_done": 2}, "on trial, 1 try left, 2 used"),
-        ({"state": "good", "tries_left": 5}, "good, 5 tries left"),
-        ({"state": "bad", "reason": "kernel panic", "tries_left": 0}, "bad: kernel panic"),
-        ({"state": "staged"}, "verified, but not armed: no boot starts it yet"),
-        ({"state": "something new"}, "something new"),
-    ],
-)
-def test_state_of_a_slot_is_said_in_words(values: dict[str, Any], words: str) -> None:
-    assert render.slot_state(slot(**values)) == words
+def test_status_lists_each_known_release_with_the_rule_that_refused_it() -> None:
+    releases = [
+        {"version": "0.1.0", "verdict": "running", "rule": "", "reason": "", "since": 0},
+        {
+            "version": "0.2.0",
+            "verdict": "denied",
+            "rule": "denylist",
+            "reason": "check network failed",
+            "since": 1_750_000_000_000_000,
+        },
+    ]
+
+    assert (
+        "RELEASE  VERDICT  RULE      SINCE                        REASON\n"
+        "0.1.0    running  -         -\n"
+        "0.2.0    denied   denylist  Sun 2025-06-15 15:06:40 UTC  check network failed\n"
+        "\n"
+    ) in render.status(slots(Releases=releases), "healthy")
 
 
-def test_rollback_without_a_known_version_says_so() -> None:
-    last = Rollback.from_bus({"from": "b", "to": "a"})
+def test_status_says_why_a_slot_came_into_its_state() -> None:
+    transitions = [
+        {"slot": "b", "version": "0.2.0", "state": "armed", "reason": "installed by root"},
+        {"slot": "a", "version": "0.1.0", "state": "good", "reason": "blessed"},
+    ]
 
-    assert last is not None
-    assert render.rollback(last) == "from an unknown version (slot b) to an unknown version (slot a)"
+    text = render.status(slots(Transitions=transitions), "healthy")
+
+    assert "          State: good\n            Why: blessed\n" in text
+    assert "            Why: installed by root\n" in text
 
 
-def test_empty_dictionary_means_that_nothing_was_rolled_back() -> None:
-    assert Rollback.from_bus({}) is None
+def test_status_does_not_explain_a_state_by_an_older_one() -> None:
+    transitions = [
+        {"slot": "b", "version": "0.2.0", "state": "armed", "reason": "installed by root"},
+        {"slot": "b", "version": "0.2.0", "state": "staged", "reason": "disarmed"},
+    ]
+
+    assert "Why:" not in render.status(slots(Transitions=transitions), "healthy")
 
 
-@pytest.mark.parametrize(
-    ("health", "line"),
-    [
-        (Health("healthy", "", False, ()), "healthy"),
-        (Health("degraded", "check disk failed", False, ()), "degraded: check disk failed"),
-        (
-            Health("checking", "", True, ()),
-            "the checks of this boot are still running (this boot is a trial)",
-        ),
-        (
-            Health("failed", "", False, (Check("api", True, "timeout", 300.0, 7, ""),)),
-            "failed: failed checks: api",
-        ),
-    ],
-)
-def test_health_is_one_line(health: Health, line: str) -> None:
-    assert render.health_line(health) == line
+def test_status_shows_own_attempts_and_approval() -> None:
+    trial = {**ARMED_B, "state": "trying", "attempts": 2, "approved": True}
+
+    text = render.status(slots(Slots=[GOOD_A, trial]), "healthy")
+
+    assert "       Attempts: 2 counted by this machine itself\n       Approved: yes\n" in text
+
+
+def test_status_shows_the_last_good_slot_and_the_floor() -> None:
+    good = {"slot": "a", "version": "0.1.0", "since": 1_750_000_000_000_000}
+    floor = {"serial": 1_000_000, "min_version": "0.0.9", "key_epoch": 2, "signed": 1_750_000_000_000_000}
+
+    text = render.status(slots(LastGood=good, Floor=floor), "healthy")
+
+    assert "      Last good: 0.1.0 (slot a), proven Sun 2025-06-15 15:06:40 UTC\n" in text
+    assert (
+        "          Floor: nothing below version 0.0.9; nothing below serial 1000000 without "
+        "--allow-downgrade; keys of epoch 2 or later; newest signed time Sun 2025-06-15 15:06:40 UTC\n"
+    ) in text
+
+
+def test_status_says_nothing_about_a_floor_of_zeros() -> None:
+    floor = {"serial": 0, "min_version": "", "key_epoch": 0, "signed": 0}
+
+    assert "Floor:" not in render.status(slots(Floor=floor), "healthy")
+
+
+def test_slots_are_one_line_each() -> None:
+    assert render.slots_table(slots().slots) == (
+        "SLOT  STATE  VERSION  BOOTED  NEXT  SINCE\n"
+        "a     good   0.1.0    yes     -     Sun 2025-06-15 15:06:40 UTC\n"
+        "b     armed  0.2.0    -       yes   -\n"
+    )
+
+
+def test_log_is_one_line_for_each_transition() -> None:
+    transition = {"since": 1, "slot": "b", "version": "0.2.0", "state": "bad", "reason": "no network"}
+
+    assert render.log(slots(Transitions=[transition]).transitions) == (
+        "TIME                         SLOT  VERSION  STATE  REASON\n"
+        "Thu 1970-01-01 00:00:00 UTC  b     0.2.0    bad    no network\n"
+    )
+
+
+def test_empty_log_says_so() -> None:
+    assert render.log(()) == "No change of a slot is recorded yet.\n"
+
+
+def test_denied_releases_are_listed_with_their_reason() -> None:
+    release = {"version": "0.2.0", "since": 0, "reason": "check network failed"}
+
+    assert render.denied(slots(Denied=[release]).denied) == (
+        "VERSION  SINCE  REASON\n0.2.0    -      check network failed\n"
+    )
+
+
+def test_empty_denylist_says_so() -> None:
+    assert render.denied(()) == "No release is denied on this machine.\n"
+
+
+def test_time_that_is_no_date_is_still_shown() -> None:
+    transition = {"since": 1 << 62, "slot": "b", "version": "0.2.0", "state": "bad", "reason": ""}
+
+    assert "@4611686018427387904  b" in render.log(slots(Transitions=[transition]).transitions)
 
 
 def test_health_lists_each_check_and_the_end_of_a_failed_checks_output() -> None:

@@ -1,195 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hypernet-admin from the command line to the bus and back."""
+"""The verbs that change something, and failures of every verb, from the command line to the bus and back."""
 
 import json
 import os
-import pty
-import signal
 import subprocess
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from tests.unit.admin.lab import TOP, Lab
+from tests.unit.admin.lab import SCRIPT, TOP, Lab
 
-RUNNING = [{"Stage": "write", "Progress": 0.25}]
-
-
-def failed(name: str, message: str) -> list[dict[str, Any]]:
-    return [
-        {"Stage": "verify"},
-        {
-            "Stage": "verify",
-            "Result": "failed",
-            "ErrorName": f"io.hypernet.Error.{name}",
-            "ErrorMessage": message,
-        },
-    ]
+SLOTS: dict[str, Any] = SCRIPT["slots"]
+SLOT_A, SLOT_B = SLOTS["Slots"]
+STAGED = {"Slots": [SLOT_A, {**SLOT_B, "state": "staged", "tries_left": -1}]}
+APPROVED = {"Slots": [SLOT_A, {**SLOT_B, "state": "approved", "tries_left": -1}]}
+DENIED = {"version": "0.2.0", "root_hash": "ff", "reason": "no network", "since": 0}
 
 
-def test_status_shows_slots_and_health(lab: Lab) -> None:
-    lab.start()
+def test_approve_shows_the_slot_and_the_next_step(lab: Lab) -> None:
+    lab.start(after={"Approve": APPROVED})
 
-    result = lab.admin("status")
+    result = lab.admin("approve")
 
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "Slot a (booted, next boot)\n          State: good, 5 tries left\n" in result.stdout
-    assert "         Health: healthy\n" in result.stdout
-
-
-def test_status_succeeds_on_a_degraded_machine(lab: Lab) -> None:
-    lab.start(health={"State": "degraded", "Reason": "Check net failed.", "Checks": []})
-
-    result = lab.admin("status")
-
-    assert result.returncode == 0
-    assert "Health: degraded: Check net failed.\n" in result.stdout
-
-
-def test_status_shows_the_slots_when_health_cannot_be_asked(lab: Lab) -> None:
-    lab.start("slots")
-
-    result = lab.admin("status")
-
-    assert result.returncode == 0
-    assert "Slot b\n" in result.stdout
-    assert "Health: unknown: io.hypernet.BootHealth1 cannot be reached" in result.stdout
-
-
-def test_status_in_json_has_the_properties_and_the_health(lab: Lab) -> None:
-    lab.start()
-
-    result = lab.admin("status", "--json=short")
-
-    values = json.loads(result.stdout)
-    assert result.stdout.count("\n") == 1
-    assert (values["booted_slot"], values["slots"][1]["version"]) == ("a", "0.2.0")
-    assert values["health"] == {"state": "healthy", "reason": "", "checks": []}
-
-
-def test_health_in_json_is_pretty_when_nothing_else_is_asked_for(lab: Lab) -> None:
-    lab.start()
-
-    result = lab.admin("--json", "health")
-
-    assert result.stdout == '{\n    "state": "healthy",\n    "reason": "",\n    "checks": []\n}\n'
-
-
-@pytest.mark.parametrize(
-    ("state", "status"),
-    [("healthy", 0), ("degraded", 20), ("failed", 20), ("checking", 20), ("unknown", 20)],
-)
-def test_exit_status_of_health_says_whether_the_boot_is_healthy(lab: Lab, state: str, status: int) -> None:
-    lab.start("health", health={"State": state, "Reason": "", "Checks": []})
-
-    assert lab.admin("health").returncode == status
-
-
-def test_update_passes_an_absolute_path_and_prints_stages_and_the_next_step(lab: Lab) -> None:
-    lab.start()
-
-    result = lab.admin("update", "--image", "new.img")
-
-    assert lab.calls() == [["Install", str(TOP / "new.img"), {}]]
-    assert (result.returncode, result.stderr) == (0, "")
+    assert lab.calls() == [["Approve"]]
     assert result.stdout == (
-        "Checking\n"
-        "Writing\n"
-        "Making bootable\n"
-        "Version 0.2.0 is installed in slot b (armed: the next boot tries it, 3 tries left).\n"
+        "Slot b (version 0.2.0): approved, but not armed: no boot starts it yet.\n"
+        "Let the next boot try it: hypernet-admin arm\n"
+    )
+
+
+def test_arm_shows_the_slot_and_the_next_step(lab: Lab) -> None:
+    lab.start()
+
+    result = lab.admin("arm")
+
+    assert lab.calls() == [["Arm", {}]]
+    assert result.stdout == (
+        "Slot b (version 0.2.0): armed: the next boot tries it, 3 tries left.\n"
         "Reboot to start it: systemctl reboot\n"
     )
 
 
-def test_update_in_json_prints_the_result_and_nothing_else(lab: Lab) -> None:
+def test_arm_reboots_when_asked(lab: Lab) -> None:
     lab.start()
 
-    result = lab.admin("update", "--image=/new.img", "--json=short")
+    result = lab.admin("arm", "--reboot")
 
-    assert json.loads(result.stdout) == {
-        "result": "done",
-        "slot": "b",
-        "version": "0.2.0",
-        "error_name": "",
-        "error_message": "",
-    }
+    assert lab.calls() == [["Arm", {"reboot": True}]]
+    assert result.stdout == "The machine reboots now and tries slot b (version 0.2.0).\n"
 
 
-def test_update_shows_a_bar_on_a_terminal(lab: Lab) -> None:
+def test_arm_with_a_reboot_in_json(lab: Lab) -> None:
     lab.start()
-    ours, theirs = pty.openpty()
 
-    process = lab.popen("update", "--image=/new.img", stdout=theirs)
-    os.close(theirs)
-    output = b""
-    while b"systemctl reboot" not in output:
-        output += os.read(ours, 4096)
-    process.wait(20)
-    os.close(ours)
+    result = lab.admin("arm", "--reboot", "--json=short")
 
-    assert b"[##" in output
-    assert b" 50.0%" in output
+    assert json.loads(result.stdout) == {"format": 1, "slot": "b", "version": "0.2.0", "reboot": True}
 
 
-@pytest.mark.parametrize(("name", "status"), [("BadSignature", 12), ("Truncated", 16), ("NeverHeardOf", 1)])
-def test_failed_update_is_one_sentence_and_the_exit_status_of_its_error(
-    lab: Lab, name: str, status: int
+def test_disarm_shows_that_the_slot_is_only_staged(lab: Lab) -> None:
+    lab.start(after={"Disarm": STAGED})
+
+    result = lab.admin("disarm")
+
+    assert lab.calls() == [["Disarm"]]
+    assert result.stdout == "Slot b (version 0.2.0): verified, but not armed: no boot starts it yet.\n"
+
+
+@pytest.mark.parametrize(("verb", "member"), [("approve", "Approve"), ("arm", "Arm"), ("disarm", "Disarm")])
+def test_step_that_the_state_does_not_allow_is_one_sentence(lab: Lab, verb: str, member: str) -> None:
+    lab.start(refuse={member: ["WrongState", "Slot b is empty; install an image first."]})
+
+    result = lab.admin(verb)
+
+    assert (result.returncode, result.stdout) == (11, "")
+    assert result.stderr == "hypernet-admin: Slot b is empty; install an image first.\n"
+
+
+def test_denied_lists_what_failed_here_and_why(lab: Lab) -> None:
+    lab.start(slots={**SLOTS, "Denied": [DENIED]})
+
+    assert lab.admin("denied").stdout == "VERSION  SINCE  REASON\n0.2.0    -      no network\n"
+    assert json.loads(lab.admin("denied", "--json").stdout) == {"format": 1, "denied": [DENIED]}
+
+
+@pytest.mark.parametrize(
+    ("argument", "called", "sentence"),
+    [
+        ("0.2.0", "0.2.0", "Version 0.2.0 may be installed again.\n"),
+        ("--all", "all", "No release is denied on this machine any more.\n"),
+    ],
+)
+def test_denied_clear_lets_releases_be_installed_again(
+    lab: Lab, argument: str, called: str, sentence: str
 ) -> None:
-    lab.start(job=failed(name, "It is wrong; get another one."))
+    lab.start()
 
-    result = lab.admin("update", "--image=/new.img")
+    result = lab.admin("denied", "clear", argument)
 
-    assert (result.returncode, result.stderr) == (status, "hypernet-admin: It is wrong; get another one.\n")
-
-
-def test_failed_update_is_told_in_json_too(lab: Lab) -> None:
-    lab.start(job=failed("BadSignature", "It is wrong."))
-
-    result = lab.admin("update", "--image=/new.img", "--json=short")
-
-    values = json.loads(result.stdout)
-    assert (values["result"], values["error_name"]) == ("failed", "io.hypernet.Error.BadSignature")
+    assert lab.calls() == [["ClearDenied", called]]
+    assert result.stdout == sentence
 
 
-def test_refused_update_is_one_sentence(lab: Lab) -> None:
-    lab.start(refuse={"Install": ["Busy", "Another update is running."]})
+def test_denied_clear_in_json_says_how_many(lab: Lab) -> None:
+    lab.start()
 
-    result = lab.admin("update", "--image=/new.img")
-
-    assert (result.returncode, result.stderr) == (10, "hypernet-admin: Another update is running.\n")
-
-
-def test_interrupt_cancels_the_update_once_and_waits_for_its_end(lab: Lab) -> None:
-    lab.start(job=RUNNING)
-
-    process = lab.popen("update", "--image=/new.img", stdout=subprocess.DEVNULL)
-    lab.wait_for_call("Install")
-    while process.poll() is None and ["Cancel"] not in lab.calls():
-        process.send_signal(signal.SIGINT)
-        lab.wait_for_call("Cancel")
-    _, stderr = process.communicate(timeout=20)
-
-    assert lab.calls()[1:] == [["Cancel"]]
-    assert process.returncode == 21
-    assert stderr == (
-        "hypernet-admin: Cancelling the update, please wait.\n"
-        "hypernet-admin: The update was cancelled; the running system was not touched.\n"
-    )
-
-
-def test_second_interrupt_stops_waiting(lab: Lab) -> None:
-    lab.start(job=RUNNING, refuse={"Cancel": ["NotPermitted", "You may not."]})
-
-    process = lab.popen("update", "--image=/new.img", stdout=subprocess.DEVNULL)
-    lab.wait_for_call("Install")
-    process.send_signal(signal.SIGINT)
-    lab.wait_for_call("Cancel")
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=20)
-
-    assert process.returncode == 130
-    assert "Traceback" not in stderr
+    assert json.loads(lab.admin("denied", "clear", "--all", "--json").stdout) == {"format": 1, "cleared": 2}
 
 
 def test_rollback_says_what_the_next_boot_starts(lab: Lab) -> None:
@@ -217,7 +135,7 @@ def test_rollback_in_json(lab: Lab) -> None:
 
     result = lab.admin("rollback", "--json=short")
 
-    assert json.loads(result.stdout) == {"slot": "b", "version": "0.2.0", "reboot": False}
+    assert json.loads(result.stdout) == {"format": 1, "slot": "b", "version": "0.2.0", "reboot": False}
 
 
 def test_refused_rollback_has_the_exit_status_of_policy(lab: Lab) -> None:
@@ -296,3 +214,35 @@ def test_reader_that_goes_away_is_no_error_message(lab: Lab) -> None:
     _, stderr = process.communicate(timeout=20)
 
     assert (process.returncode, stderr) == (1, "")
+
+
+@pytest.mark.parametrize("name", ["SlotManager1", "BootHealth1"])
+def test_stand_ins_of_these_tests_have_only_members_of_the_interface_files(lab: Lab, name: str) -> None:
+    lab.start()
+    address = f"--address={os.environ['DBUS_SYSTEM_BUS_ADDRESS']}"
+    argv = [
+        "busctl",
+        address,
+        "introspect",
+        "--xml-interface",
+        f"io.hypernet.{name}",
+        f"/io/hypernet/{name}",
+    ]
+    shown = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=True).stdout
+    documented = (TOP / f"units/dbus/interfaces/io.hypernet.{name}.xml").read_text()
+
+    assert members(shown, f"io.hypernet.{name}") - members(documented, f"io.hypernet.{name}") == set()
+
+
+def members(xml: str, interface: str) -> set[tuple[str, str]]:
+    """Return name and types of each method and property."""
+    (found,) = (each for each in ElementTree.fromstring(xml) if each.get("name") == interface)
+    return {
+        (
+            str(member.get("name")),
+            member.get("type")
+            or " ".join(f"{arg.get('direction')}:{arg.get('type')}" for arg in member.iter("arg")),
+        )
+        for member in found
+        if member.tag in ("method", "property")
+    }
