@@ -108,11 +108,12 @@ def _trusted_overlay(releases: Releases, cache: Path) -> Path:
     overlay = cache / "trusted"
     folder = overlay / "usr/share/hypernet/trusted-keys"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = ["fingerprints:"]
+    lines = ["epoch: 1", "threshold: 1", "fingerprints:"]
     for name in ("release", "expired"):
         signer = Signer(releases.keys[name], "")
         (folder / f"{name}.asc").write_text(signer.public_key())
-        lines += [f"  - fingerprint: {signer.fingerprint}", "    purpose: release", "    channels: [stable]"]
+        lines += [f'  - fingerprint: "{signer.fingerprint}"', "    purpose: release"]
+        lines += ["    channels: [stable]"]
     (folder / "fingerprints.yaml").write_text("\n".join([*lines, ""]))
     return overlay
 

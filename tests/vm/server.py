@@ -60,11 +60,15 @@ class Server:
         """Names of the boot entries on the ESP."""
         return sorted(self.machine.check("/bin/ls", "/efi/EFI/Linux").split())
 
-    def update(self, version: str) -> None:
-        """Install a version into the other slot; it is armed then."""
-        image = f"{SHARE}/{self.releases.image(version).name}"
-        result = self.admin("update", "--image", image, timeout_sec=UPDATE_SEC)
+    def update(self, version: str, *options: str) -> None:
+        """Install a version into the other slot; it is armed then, unless the options say otherwise."""
+        result = self.try_update(version, *options)
         assert result.status == 0, result.err
+
+    def try_update(self, version: str, *options: str) -> Result:
+        """Like `update`, but returns how it ended."""
+        image = f"{SHARE}/{self.releases.image(version).name}"
+        return self.admin("update", "--image", image, *options, timeout_sec=UPDATE_SEC)
 
     def reboot(self) -> None:
         """Reboot once and wait for the boot that follows."""

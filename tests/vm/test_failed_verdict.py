@@ -34,7 +34,22 @@ def test_journal_of_both_boots_is_kept(server: Server) -> None:
     )
 
 
+def test_login_message_tells_of_the_rollback(server: Server) -> None:
+    motd = server.machine.check("/bin/sh", "-c", "cat /run/motd.d/*")
+
+    assert f"went back from {UNHEALTHY} to {START}" in motd
+    assert "application" in motd
+
+
+def test_version_that_failed_here_is_refused_with_its_reason(server: Server) -> None:
+    result = server.try_update(UNHEALTHY)
+
+    assert (result.status, result.err.count("\n")) == (11, 1)
+    assert "application" in result.err
+
+
 def test_with_retry_the_tries_are_used_up_first(server: Server) -> None:
+    assert server.admin("denied", "clear", UNHEALTHY).status == 0
     server.machine.check("/bin/sh", "-c", "echo 'trial_failure: retry' > /config/hypernet/health.yaml")
     server.update(UNHEALTHY)
     new = server.slot("b")["root_hash"]

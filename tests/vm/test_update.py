@@ -39,9 +39,18 @@ def test_partitions_are_mounted_with_their_hardening_options(server: Server) -> 
         assert {"nodev", "nosuid", "noexec"} <= set(options), place
 
 
-def test_update_boots_the_other_slot_and_it_proves_good(server: Server) -> None:
+def test_staged_update_is_not_started_by_a_chance_reboot(server: Server) -> None:
+    server.update(GOOD, "--stage-only")
+    assert server.slot("b")["state"] == "staged"
+
+    server.reboot()
+
+    assert (server.running(), server.slot("b")["state"]) == ((START, "good"), "staged")
+
+
+def test_armed_update_boots_the_other_slot_and_it_proves_good(server: Server) -> None:
     machine_id = server.machine.check("/bin/cat", "/etc/machine-id")
-    server.update(GOOD)
+    assert server.admin("arm").status == 0
     assert (server.slot("b")["state"], server.slot("b")["tries_left"]) == ("armed", 3)
 
     server.reboot()
@@ -59,8 +68,16 @@ def test_blessed_update_is_armed_again_because_there_is_a_good_slot_to_go_back_t
 def test_installing_the_running_version_is_refused(server: Server) -> None:
     result = server.admin("update", "--image", f"/mnt/hypernet-{GOOD}.img", timeout_sec=600)
 
-    assert (result.status, result.err.count("\n")) == (11, 1)
+    assert (result.status, result.err.count("\n")) == (22, 1)
     assert server.slot("a")["state"] == "good"
+
+
+def test_older_version_is_refused_unless_a_downgrade_is_asked_for(server: Server) -> None:
+    argv = ("update", "--image", f"/mnt/hypernet-{START}.img", "--dry-run")
+    refused = server.admin(*argv, timeout_sec=600)
+    allowed = server.admin(*argv, "--allow-downgrade", timeout_sec=600)
+
+    assert (refused.status, refused.err.count("\n"), allowed.status) == (11, 1, 0), allowed.err
 
 
 def test_rollback_works_with_busctl_alone(server: Server) -> None:
@@ -97,3 +114,12 @@ def test_status_is_readable_on_a_terminal(server: Server) -> None:
 
     assert f"Version: {GOOD}" in text
     assert "Last rollback: from" in text
+
+
+def test_downgrade_that_was_asked_for_boots_and_proves_good(server: Server) -> None:
+    server.update(START, "--allow-downgrade")
+
+    server.reboot()
+
+    assert server.running() == (START, "good")
+    assert server.slot("b")["state"] == "good"
