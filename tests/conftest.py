@@ -11,6 +11,7 @@ _ORDER = (
     "tests/vm/test_failed_boot.py",
     "tests/integration",
     "tests/vm/test_failed_verdict.py",
+    "tests/vm/test_update.py",
     "tests/vm",
     "tests/unit",
 )
