@@ -21,6 +21,8 @@ from common.errors import ERROR_PREFIX, AgentError
 FORMAT: Final = 2
 MAX_BYTES: Final = 64 << 10
 SUFFIX: Final = ".manifest.json"
+SERIAL_STEP: Final = 10**6
+MAX_SERIAL: Final = strictjson.LIMIT - 1
 ROLES: Final = ("esp", "root", "root-verity")
 
 _WORD: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -28,6 +30,16 @@ _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~^-]{0,200}")
 _URL: Final = re.compile(r"(https://[!-~]{1,2000})?")
 _CRITICAL: Final = "crit_"
 _MAX_NAMED_KEYS: Final = 8
+
+
+def default_serial(of_version: str) -> int:
+    """The serial of a release that states none: X*10^12 + Y*10^6 + Z, 0 if it does not begin with X.Y.Z.
+
+    Builder and machine have to agree on it. It may exceed MAX_SERIAL, and a Y or Z of SERIAL_STEP or more
+    makes it ambiguous: the builder asks for a serial then.
+    """
+    major, minor, patch = version.numbers(of_version) or (0, 0, 0)
+    return (major * SERIAL_STEP + minor) * SERIAL_STEP + patch
 
 
 class ManifestInvalid(AgentError):

@@ -14,12 +14,19 @@ _SANE = re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}([-~.^][0-9A-Za-z.~^-]{1,40})?", r
 _VALID = re.compile(r"[0-9A-Za-z~.^-]", re.ASCII)
 _DIGITS = re.compile(r"[0-9]*", re.ASCII)
 _LETTERS = re.compile(r"[A-Za-z]*", re.ASCII)
+_NUMBERS = re.compile(r"(\d+)\.(\d+)\.(\d+)", re.ASCII)
 _Ordered = TypeVar("_Ordered", bool, str, tuple[int, str])
 
 
 def is_sane(version: str) -> bool:
     """Whether `version` may name a release: X.Y.Z with an optional suffix, safe in a file name on FAT."""
     return bool(_SANE.fullmatch(version))
+
+
+def numbers(version: str) -> tuple[int, int, int] | None:
+    """X, Y and Z of a version that begins with X.Y.Z; None for any other."""
+    found = _NUMBERS.match(version)
+    return (int(found[1]), int(found[2]), int(found[3])) if found else None
 
 
 def compare(left: str, right: str) -> int:

@@ -7,7 +7,6 @@ statement about the release against the machine and its record.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -24,13 +23,9 @@ from agents.slot_manager.errors import (
     WrongProduct,
 )
 from agents.slot_manager.record import Record
-from common import version
+from common import manifest, version
 from common.errors import AgentError
 from common.trust import KeySetTooOld
-
-MAX_SERIAL = (1 << 53) - 1
-
-_NUMBERS = re.compile(r"(\d+)\.(\d+)\.(\d+)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +118,8 @@ def require_not_revoked(release_version: str, root_hash: str, record: Record) ->
 
 
 def serial_of(release: Release) -> int:
-    """Its serial; the builder's default (X*10^12 + Y*10^6 + Z) where the release does not say."""
-    if release.serial:
-        return release.serial
-    found = _NUMBERS.match(release.version)
-    if found is None:
-        return 0
-    major, minor, patch = (int(number) for number in found.groups())
-    return min(major * 10**12 + minor * 10**6 + patch, MAX_SERIAL)
+    """Its serial; the builder's default where the release does not say."""
+    return release.serial or min(manifest.default_serial(release.version), manifest.MAX_SERIAL)
 
 
 _Verdict = tuple[bool, str]

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import duration
+from common import duration, manifest
 from common.errors import AgentError, InvalidArgument, NotPermitted, report
 from common.files import FileSystemFull
 from hypernet_release import build, config, install, lint
@@ -136,8 +136,10 @@ def _statement(arguments: argparse.Namespace, statement: config.Statement) -> co
         _check("--channel", [arguments.channel], config.is_channel, config.CHANNEL_FORM)
         statement = dataclasses.replace(statement, channel=arguments.channel)
     if arguments.serial:
-        if not re.fullmatch(r"[0-9]{1,16}", arguments.serial) or int(arguments.serial) > config.MAX_SERIAL:
-            raise InvalidArgument(f"--serial: '{arguments.serial}' is no number up to {config.MAX_SERIAL}.")
+        if not re.fullmatch(r"[0-9]{1,16}", arguments.serial) or int(arguments.serial) > manifest.MAX_SERIAL:
+            raise InvalidArgument(
+                f"--serial: '{arguments.serial}' is no number up to {manifest.MAX_SERIAL}."
+            )
         statement = dataclasses.replace(statement, serial=int(arguments.serial))
     if arguments.expires:
         statement = dataclasses.replace(statement, valid_sec=_valid_sec(arguments.expires))

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import config
+from common import config, manifest
 
 # A part behind '-' would make a version newer than the one without it for the boot loader (UAPI.10), behind
 # '~' it is older: so that is how a release candidate is written.
@@ -71,7 +71,6 @@ BASE_OS = {
 
 MIN_VALID_SEC = 86400.0
 MAX_VALID_SEC = 3650 * 86400.0
-MAX_SERIAL = (1 << 53) - 1
 _CHANNEL_DEFAULT = "stable"
 _NO_VERSION = "0.0.0"
 _VALID_SEC = 365 * 86400.0
@@ -159,7 +158,7 @@ def load(path: Path) -> BuildConfig:
 def _statement(section: config.Section) -> Statement:
     return Statement(
         channel=_word(section, "channel", _CHANNEL, CHANNEL_FORM, _CHANNEL_DEFAULT),
-        serial=section.get_int("serial", None, minimum=0, maximum=MAX_SERIAL),
+        serial=section.get_int("serial", None, minimum=0, maximum=manifest.MAX_SERIAL),
         valid_sec=section.get_duration_sec(
             "expires", _VALID_SEC, minimum=MIN_VALID_SEC, maximum=MAX_VALID_SEC
         ),

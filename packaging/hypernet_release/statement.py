@@ -5,22 +5,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from pathlib import Path
 
 from common import lint as rules
 from common import manifest
 from common.image import ARCHITECTURE
-from common.version import compare
+from common.version import compare, numbers
 from hypernet_release import lint
 from hypernet_release.cache import file_digest
 from hypernet_release.config import Statement
 from hypernet_release.errors import BuildError
 
 _CHUNK = 4 << 20
-_MAX_SERIAL = 1 << 53
-_NUMBERS = re.compile(r"([0-9]+)\.([0-9]+)\.([0-9]+)", re.ASCII)
-_STEP = 10**6
 
 
 def write_manifest(image: Path, statement: Statement, *, issued_sec: int) -> Path:
@@ -84,10 +80,8 @@ def check(statement: Statement, version: str) -> None:
 
 def serial_of(version: str) -> int:
     """The serial number of X.Y.Z, which rises with the version. Raises BuildError for too large a one."""
-    match = _NUMBERS.match(version)
-    major, minor, patch = (int(number) for number in match.groups()) if match else (0, 0, 0)
-    serial = (major * _STEP + minor) * _STEP + patch
-    if not match or minor >= _STEP or patch >= _STEP or serial >= _MAX_SERIAL:
+    parts, serial = numbers(version), manifest.default_serial(version)
+    if not parts or max(parts[1:]) >= manifest.SERIAL_STEP or serial > manifest.MAX_SERIAL:
         raise BuildError(f"No serial number follows from the version {version}; give one with serial:.")
     return serial
 

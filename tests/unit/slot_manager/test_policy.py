@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agents.slot_manager import errors, policy
 from agents.slot_manager.policy import Local, Release
 from agents.slot_manager.record import Denied, Floor, Record
+from common import manifest
 from common.errors import AgentError
 from common.trust import KeySetTooOld
 
@@ -215,7 +216,7 @@ def test_what_is_installed_may_be_armed_unless_it_was_denied_or_revoked_since() 
         ("1.2.3", 1_000_002_000_003),
         ("1.2.3-rc1", 1_000_002_000_003),
         ("0.0.1", 1),
-        ("999999999.0.0", policy.MAX_SERIAL),
+        ("999999999.0.0", manifest.MAX_SERIAL),
         ("x", 0),
     ],
 )
