@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP connections that keep to a pace and to bounds, for common.image.remote.
+
+http.client alone bounds single socket operations: a server that sends a byte now and then holds its client
+forever. Here each receive counts against a total deadline and a minimum rate, and a response head is bounded
+as a whole.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from common.errors import AgentError, InvalidArgument
+
+MAX_HEAD_BYTES: Final = 32 << 10
+MAX_URL_CHARS: Final = 2048
+
+
+class TooSlow(Exception):
+    """The server did not keep the pace."""
+
+
+class Transient(Exception):
+    """What may go better at the next attempt; the text completes "NAME cannot be downloaded: "."""
+
+
+class DeadlinePassed(AgentError):
+    """The time for the whole download is over."""
+
+
+class Pace:
+    """A total deadline, and a minimum rate over a sliding window of the time spent on waiting for a server.
+
+    What the caller does between two reads does not count against the rate.
+    """
+
+    def __init__(
+        self, *, deadline_sec: float, min_bytes_per_sec: float, window_sec: float, timeout_sec: float
+    ) -> None:
+        self._deadline_sec = deadline_sec
+        self._ends = time.monotonic() + deadline_sec
+        self._min_bytes_per_sec = min_bytes_per_sec
+        self._window_sec = window_sec
+        self._timeout_sec = timeout_sec
+        self._waited_sec = 0.0
+        self._received: deque[tuple[float, int]] = deque()
+        self._in_window = 0
+
+    def patience_sec(self, name: str) -> float:
+        """How long one socket operation may take. Raises DeadlinePassed."""
+        left = self._ends - time.monotonic()
+        if left <= 0:
+            raise DeadlinePassed(
+                f"{name} did not come within {self._deadline_sec:g} s; check the network and try again."
+            )
+        return min(left, self._timeout_sec)
+
+    def restart(self) -> None:
+        """Begin a new window, for a new connection."""
+        self._waited_sec = 0.0
+        self._received.clear()
+        self._in_window = 0
+
+    def received(self, count: int, took_sec: float) -> None:
+        """Count bytes that took so long to come. Raises TooSlow."""
+        self._waited_sec += took_sec
+        self._in_window += count
+        slice_sec = self._window_sec / 16  # few entries, however small the pieces
+        if self._received and self._waited_sec - self._received[-1][0] < slice_sec:
+            begun, so_far = self._received[-1]
+            self._received[-1] = (begun, so_far + count)
+        else:
+            self._received.append((self._waited_sec, count))
+        if self._waited_sec < self._window_sec:
+            return
+        while self._received and self._received[0][0] < self._waited_sec - self._window_sec:
+            self._in_window -= self._received.popleft()[1]
+        if self._in_window < self._min_bytes_per_sec * self._window_sec:
+            raise TooSlow
+
+
+class Address:
+    """A checked http(s) URL: scheme, host, port and path with query. Raises InvalidArgument."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError as error:
+            raise InvalidArgument(f"The address of the image is no valid URL: {error}.") from error
+        printable = all("!" <= char <= "~" for char in url) and len(url) <= MAX_URL_CHARS
+        if parts.scheme not in ("http", "https") or not parts.hostname or not printable:
+            raise InvalidArgument(
+                "The address of an image has to be an http or https URL of printable ASCII characters."
+            )
+        if "@" in parts.netloc:
+            raise InvalidArgument("The address of an image must not hold a user name or password.")
+        self.url = url
+        self.secure = parts.scheme == "https"
+        self.host = parts.hostname
+        self.port = port or (443 if self.secure else 80)
+        self.target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        self.name = parts.path.rpartition("/")[2] or self.host
+
+    @property
+    def origin(self) -> tuple[bool, str, int]:
+        return self.secure, self.host, self.port
+
+    def is_listed(self, hosts: tuple[str, ...]) -> bool:
+        """Whether the host is one of `hosts`: "name" for the usual port, "name:port" for another one."""
+        usual = self.port == (443 if self.secure else 80)
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        listed = {item.lower() for item in hosts}
+        return f"{host}:{self.port}" in listed or (usual and host in listed)
+
+
+def tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """TLS 1.2 or later with checked certificates; ca_file replaces the system's authorities.
+
+    Raises AgentError if it cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=None if ca_file is None else str(ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise AgentError(
+            f"{ca_file} cannot be used as certificate authority: {error.strerror or error}; put a PEM "
+            "file there."
+        ) from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def connect(address: Address, context: ssl.SSLContext | None, pace: Pace) -> HTTPConnection:
+    """A connection to the host of `address`. Raises OSError (ssl.SSLError among them), DeadlinePassed."""
+    timeout_sec = pace.patience_sec(address.name)
+    if address.secure:
+        connection: HTTPConnection = HTTPSConnection(
+            address.host, address.port, timeout=timeout_sec, context=context
+        )
+    else:
+        connection = HTTPConnection(address.host, address.port, timeout=timeout_sec)
+    connection.response_class = _Response
+    connection.auto_open = 0  # a connection that was closed must not come back without its pace
+    connection.connect()
+    paced: Any = _PacedSocket(connection.sock, pace, address.name)
+    connection.sock = paced
+    pace.restart()
+    return connection
+
+
+@contextmanager
+def transport(address: Address, pace: Pace) -> Iterator[None]:
+    """Turn the errors of a connection into Transient, or AgentError where no attempt can help."""
+    host = address.host
+    try:
+        yield
+    except ssl.SSLCertVerificationError as error:
+        raise AgentError(
+            f"The certificate of {host} is not accepted: {error.verify_message}; check the clock and the "
+            "configured authorities."
+        ) from error
+    except TimeoutError as error:
+        pace.patience_sec(address.name)
+        raise Transient(f"{host} does not answer") from error
+    except TooSlow as error:
+        raise Transient(f"{host} sends too slowly") from error
+    except ssl.SSLError as error:
+        raise Transient(f"there is no TLS connection to {host} ({error.reason})") from error
+    except OSError as error:
+        raise Transient(f"{host} cannot be reached ({error.strerror or 'connection lost'})") from error
+    except (HTTPException, ValueError) as error:
+        raise Transient(f"{host} does not answer as a web server should") from error
+
+
+class _PacedSocket:
+    """As much of a socket as http.client uses."""
+
+    def __init__(self, sock: socket.socket, pace: Pace, name: str) -> None:
+        self._sock = sock
+        self._pace = pace
+        self._name = name
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(self._pace.patience_sec(self._name))
+        self._sock.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        raw = _PacedReader(self._sock, self._sock.makefile(mode="rb", buffering=0), self._pace, self._name)
+        return io.BufferedReader(raw, 64 << 10)
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+class _PacedReader(io.RawIOBase):
+    """Receives from a socket, at its pace."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, pace: Pace, name: str) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._pace = pace
+        self._name = name
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._sock.settimeout(self._pace.patience_sec(self._name))
+        begun = time.monotonic()
+        count = self._raw.readinto(buffer) or 0
+        self._pace.received(count, time.monotonic() - begun)
+        return count
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    """A response whose head has at most MAX_HEAD_BYTES, all interim responses included."""
+
+    def begin(self) -> None:
+        whole: Any = self.fp
+        bounded: Any = _Head(whole)
+        self.fp = bounded
+        try:
+            super().begin()
+        finally:
+            if self.fp is bounded:  # else it was closed, for there is no body
+                self.fp = whole
+
+
+class _Head:
+    """Lines of a file up to a bound."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        self._file = file
+        self._left = MAX_HEAD_BYTES
+
+    def readline(self, limit: int) -> bytes:
+        line = self._file.readline(min(limit, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise HTTPException(f"its answer has a head of more than {MAX_HEAD_BYTES} bytes")
+        return line
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
