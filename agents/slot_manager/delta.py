@@ -153,11 +153,10 @@ def plan(
     sources = _in_place(new, blocks, target)
     for old, base in ((running, 0), (target, _FROM_TARGET)):
         # Each pass looks at one share of the buckets, so that its index stays small.
-        passes = max(1, -(-sources.count(_FETCH) // index_entries))
+        passes = -(-sources.count(_FETCH) // index_entries)
         for part in range(passes):
             lowest, end = part * _BUCKETS // passes, (part + 1) * _BUCKETS // passes
-            if index := _index(new, sources, lowest, end):
-                _look_up(old, base, index, sources)
+            _look_up(old, base, _index(new, sources, lowest, end), sources)
     return Plan(sources)
 
 
@@ -182,26 +181,24 @@ def _in_place(new: Leaves, blocks: int, target: Leaves) -> array[int]:
     return sources
 
 
-def _index(new: Leaves, sources: array[int], lowest: int, end: int) -> dict[int, array[int]]:
+def _index(new: Leaves, sources: array[int], lowest: int, end: int) -> list[array[int]]:
     """The blocks without a source yet, sorted by hash: buckets by the low bits of the prefix, entries of its
-    high bits and the block's number. Only buckets from `lowest` up to `end`.
+    high bits and the block's number. Buckets outside of `lowest` up to `end` stay empty.
     """
-    buckets: dict[int, array[int]] = {number: array("Q") for number in range(lowest, end)}
-    used = False
+    buckets = [array("Q") for _ in range(_BUCKETS)]
     for number, (prefix, source) in enumerate(zip(_prefixes(new()), sources, strict=False)):
-        if source == _FETCH and (entries := buckets.get(prefix & (_BUCKETS - 1))) is not None:
-            entries.append(prefix & _PREFIX | number)
-            used = True
-    if not used:
-        return {}
-    return {key: array("Q", sorted(entries)) for key, entries in buckets.items()}
+        if source == _FETCH and lowest <= (bucket := prefix & (_BUCKETS - 1)) < end:
+            buckets[bucket].append(prefix & _PREFIX | number)
+    for bucket in range(lowest, end):
+        buckets[bucket] = array("Q", sorted(buckets[bucket]))
+    return buckets
 
 
-def _look_up(old: Leaves, base: int, index: dict[int, array[int]], sources: array[int]) -> None:
+def _look_up(old: Leaves, base: int, index: list[array[int]], sources: array[int]) -> None:
     """Give blocks of the index a source among `old`; prefer one that goes on where the last one was."""
     follow = 0
     for number, prefix in enumerate(islice(_prefixes(old()), _MAX_OLD_BLOCKS)):
-        entries = index.get(prefix & (_BUCKETS - 1))
+        entries = index[prefix & (_BUCKETS - 1)]
         if not entries:
             continue
         key = prefix & _PREFIX
