@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The write path of an install: three threads pass a ring of buffers on, so that reading, hashing and
-writing overlap.
+"""The write path of an install: four threads pass a ring of buffers on, so that reading, hashing, writing
+and reading back overlap.
 
-    reader: source -> buffer        checker: hash, or compare with the hash tree        writer: to the medium
+    reader: source -> buffer    checker: hash, or compare with the hash tree    writer: buffer -> medium
+    prover: flush, read back from the medium, compare with the buffer, give it back to the reader
 
-The writer (the caller's thread) works in batches: write, flush, read back from the medium, compare with the
-buffers, which are still in memory; only then do they go back to the reader. So the bytes that were checked
-are the bytes on the medium, with one hash, whatever the size of the payload and with the memory of the ring.
+The prover (the caller's thread) works in batches, for the sake of the flush. A buffer is kept until its
+bytes came back from the medium, so the bytes that were checked are the bytes on the medium, with one hash,
+whatever the size of the payload and with the memory of the ring. With the proof in the writer's thread an
+install onto a disk takes about a fifth longer: the disk then never reads and writes at once.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from common.errors import AgentError, Internal
 from common.image.hashtree import HASH_BYTES, HashTree
 from common.image.stream import Advance, check
 
-BUFFER_BYTES = 4 << 20
-RING_BUFFERS = 4
-BATCH_BUFFERS = 2
-"""Half of the ring: while one half is flushed and read back, the other is filled and hashed."""
+BUFFER_BYTES = 2 << 20
+RING_BUFFERS = 12
+BATCH_BUFFERS = 4
+"""At most half of the ring: while one batch is flushed and read back, the next ones are filled."""
 
 ZERO_RUN_BYTES = 1 << 20
 """Zeros of this length, in one buffer, are punched and not written."""
@@ -150,12 +152,16 @@ def transfer(
         writer = _Writer(run, medium, advance)
         threads = [
             threading.Thread(target=run.guard, args=(work,), name=name)
-            for name, work in (("install-read", run.read), ("install-check", run.check))
+            for name, work in (
+                ("install-read", run.read),
+                ("install-check", run.check),
+                ("install-write", writer.write),
+            )
         ]
         for thread in threads:
             thread.start()
         try:
-            run.guard(writer.write)
+            run.guard(writer.prove)
         finally:
             for thread in threads:
                 thread.join()
@@ -183,6 +189,7 @@ class _Run:
         self.free: SimpleQueue[Buffer | None] = SimpleQueue()
         self.filled: SimpleQueue[_Piece | None] = SimpleQueue()
         self.checked: SimpleQueue[_Piece | None] = SimpleQueue()
+        self.written: SimpleQueue[_Piece | None] = SimpleQueue()
         self.size = size
         self.error: AgentError | None = None
         self._source, self._check_piece, self._cancel = source, check_piece, cancel
@@ -262,10 +269,11 @@ class _Run:
         self.free.put(None)
         self.filled.put(None)
         self.checked.put(None)
+        self.written.put(None)
 
 
 class _Writer:
-    """Writes batches and proves them."""
+    """Writes pieces, and proves in batches what was written; each with a thread of its own."""
 
     def __init__(self, run: _Run, medium: Medium, advance: Advance) -> None:
         self.written_bytes = self.zero_bytes = 0
@@ -273,13 +281,22 @@ class _Writer:
         self._scratch, self._zeros = Buffer(BUFFER_BYTES), Buffer(_ZERO_STEP_BYTES)
 
     def write(self) -> None:
-        batch: list[_Piece] = []
         for _ in range(0, self._run.size, BUFFER_BYTES):
             piece = self._run.checked.get()
             self._run.step()
             if piece is None:
                 raise _Stopped
             self._put(piece)
+            self._run.written.put(piece)
+
+    def prove(self) -> None:
+        """The work of the caller's thread."""
+        batch: list[_Piece] = []
+        for _ in range(0, self._run.size, BUFFER_BYTES):
+            piece = self._run.written.get()
+            self._run.step()
+            if piece is None:
+                raise _Stopped
             batch.append(piece)
             if len(batch) == BATCH_BUFFERS:
                 self._prove(batch)
