@@ -2,7 +2,7 @@
 """The error that all agents raise, its exit statuses, and the way it reaches the user.
 
 Exit statuses follow systemd.exec(5), "Process Exit Codes": 2, 4, 6 and 7 are the LSB statuses, 70 is
-EX_SOFTWARE of sysexits(3); 10 to 25 are ours.
+EX_SOFTWARE of sysexits(3); 10 to 26 are ours.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ EXIT_STATUS_BY_NAME: Final[dict[str, int]] = {
     "RebootNeeded": 23,
     "RolledBack": 24,
     "PreUpdateFailed": 25,
+    "DownloadFailed": 26,
     "Internal": 70,
 }
 """Exit status of each D-Bus error; the key is the part of the name after ``io.hypernet.Error.``."""

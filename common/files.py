@@ -2,7 +2,7 @@
 """Reading with a bound, and writing that survives a power cut.
 
 A write is durable when the function has returned: data and directory entry were flushed (fsync(2)).
-All functions raise FileError, which is an AgentError, never a bare OSError.
+All functions but `read_at` raise FileError, which is an AgentError, never a bare OSError.
 """
 
 from __future__ import annotations
@@ -53,6 +53,21 @@ class FileSystemFull(FileUnwritable):
 
     dbus_name = ERROR_PREFIX + "NoSpace"
     exit_status = 18
+
+
+def read_at(fd: int, size: int, offset: int) -> bytes:
+    """`size` bytes at `offset`, fewer only at the end of the file.
+
+    pread(2) may give fewer anywhere on a network file system, 9p or FUSE. Raises OSError, as it does.
+    """
+    data = os.pread(fd, size, offset)
+    if len(data) == size or not data:
+        return data
+    parts, done = [data], len(data)
+    while done < size and (data := os.pread(fd, size - done, offset + done)):
+        parts.append(data)
+        done += len(data)
+    return b"".join(parts)
 
 
 @contextmanager

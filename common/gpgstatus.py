@@ -24,6 +24,7 @@ _FATAL = frozenset({"BADSIG", "FAILURE", "NODATA", "UNEXPECTED"})
 _AGAINST = frozenset({"BADSIG", "ERRSIG", "EXPSIG", "EXPKEYSIG", "REVKEYSIG", "NO_PUBKEY"})
 _TIME = re.compile(r"[0-9]{1,12}")
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
+_KEY = re.compile(r"[0-9A-F]{8,64}")
 
 # Codes of libgpg-error in ERRSIG.
 _UNKNOWN_ALGORITHM = frozenset({"4", "5"})
@@ -210,12 +211,10 @@ def _reason(against: list[list[str]], objection: Objection, name: str) -> AgentE
     """The error for a block with lines that speak against its signature."""
     words = {line[0]: line[1:] for line in reversed(against)}
     if "REVKEYSIG" in words:
-        return KeyRevoked(
-            f"{name} was made with key {_first(words['REVKEYSIG'])}, which is revoked; the vendor has to "
-            "sign again."
-        )
+        key = _first(words["REVKEYSIG"]) or "unknown"
+        return KeyRevoked(f"{name} was made with key {key}, which is revoked; the vendor has to sign again.")
     if "EXPKEYSIG" in words:
-        return key_expired(name, _first(words["EXPKEYSIG"]))
+        return key_expired(name, _first(words["EXPKEYSIG"]) or "unknown")
     if "EXPSIG" in words:
         return _expired(name)
     # ERRSIG KEYID ALGORITHM DIGEST CLASS TIME CODE FINGERPRINT
@@ -249,7 +248,8 @@ def _unknown(fields: list[str], words: dict[str, list[str]], objection: Objectio
 
 
 def _first(fields: Sequence[str]) -> str:
-    return fields[0] if fields else ""
+    """The key that a line begins with, empty if it is none."""
+    return fields[0] if fields and _KEY.fullmatch(fields[0]) else ""
 
 
 def _rank(error: AgentError) -> tuple[int, str]:

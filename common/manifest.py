@@ -24,6 +24,15 @@ SUFFIX: Final = ".manifest.json"
 SERIAL_STEP: Final = 10**6
 MAX_SERIAL: Final = strictjson.LIMIT - 1
 ROLES: Final = ("esp", "root", "root-verity")
+"""An image without hash tree lacks the last."""
+
+MAX_TABLE_BYTES: Final = 4 << 20
+"""Of the frame table of the compressed form, which a machine holds in memory: enough for 32 GiB in frames of
+64 KiB; larger images need larger frames.
+"""
+
+SKIPPABLE_HEAD_BYTES: Final = 8
+"""What precedes the block index in the compressed form (common.image.frames)."""
 
 _WORD: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~^-]{0,200}")
@@ -60,11 +69,35 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Extent:
+    """Bytes of a file, and their SHA-256 (64 lower-case hex digits)."""
+
+    offset_bytes: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """The compressed form of the image, a file beside it (common.image.frames).
+
+    index: the block index, without the head of its frame. frames: the frame with the seek table, the end of
+    the file.
+    """
+
+    name: str
+    size_bytes: int
+    frames: Extent
+    index: Extent
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """All that a release says about itself; times in seconds since 1970, hashes in lower-case hex.
 
     min_version: nothing older may be installed once this release was blessed. min_from_version: the running
-    version has to be at least this one. parts: one for each of ROLES. digest: SHA-256 of the file.
+    version has to be at least this one. root_hash: without a hash tree the SHA-256 of the root partition.
+    parts: one for each of ROLES, or of all but the hash tree. digest: SHA-256 of the file.
     """
 
     product: str
@@ -87,9 +120,15 @@ class Manifest:
     uki_sha256: str
     notes_url: str
     digest: str
+    transport: Transport | None = None
+
+    @property
+    def verity(self) -> bool:
+        """Whether the image has a hash tree."""
+        return any(part.role == "root-verity" for part in self.parts)
 
     def part(self, role: str) -> Part:
-        """The partition with this role, one of ROLES."""
+        """The partition with this role, one of ROLES; the hash tree's only if the image has one."""
         return next(part for part in self.parts if part.role == role)
 
 
@@ -113,6 +152,8 @@ def _read(raw: bytes, name: str) -> Manifest:
         )
     image, uki = top.member("image"), top.member("uki")
     partitions = top.members("partitions")
+    shipped = [top.member("transport")] if top.has("transport") else []
+    extents = [item.member(key) for item in shipped for key in ("frames", "index")]
     manifest = Manifest(
         product=top.text("product", _WORD, "a word of lower-case letters and digits"),
         arch=top.text("arch", _WORD, "a word of lower-case letters and digits"),
@@ -134,16 +175,17 @@ def _read(raw: bytes, name: str) -> Manifest:
         uki_sha256=uki.sha256("sha256"),
         notes_url=top.text("notes_url", _URL, "an address that begins with https://", default=""),
         digest=hashlib.sha256(raw).hexdigest(),
+        transport=_transport(shipped[0], *extents) if shipped else None,
     )
     _check(manifest, name)
-    unknown = [key for item in (top, image, uki, *partitions) for key in item.unknown()]
+    unknown = [key for item in (top, image, uki, *partitions, *shipped, *extents) for key in item.unknown()]
     _judge_unknown(unknown, name)
     return manifest
 
 
 def render(manifest: Manifest) -> bytes:
     """The file for a manifest, always the same bytes for the same fields; `digest` is not part of it."""
-    fields = {
+    fields: dict[str, object] = {
         "format": FORMAT,
         "product": manifest.product,
         "arch": manifest.arch,
@@ -169,6 +211,13 @@ def render(manifest: Manifest) -> bytes:
         "uki": {"size": manifest.uki_bytes, "sha256": manifest.uki_sha256},
         "notes_url": manifest.notes_url,
     }
+    if manifest.transport is not None:
+        fields["transport"] = {
+            "name": manifest.transport.name,
+            "size": manifest.transport.size_bytes,
+            "frames": _rendered(manifest.transport.frames),
+            "index": _rendered(manifest.transport.index),
+        }
     return (json.dumps(fields, sort_keys=True, indent=1) + "\n").encode("ascii")
 
 
@@ -182,8 +231,13 @@ def _check(manifest: Manifest, name: str) -> None:
     ):
         if version.compare(bound, manifest.version) > 0:
             _refuse(name, f"{key} {bound} is newer than the release itself, {manifest.version}")
-    if sorted(part.role for part in manifest.parts) != sorted(ROLES):
+    roles = ROLES if manifest.verity else ROLES[:-1]
+    if sorted(part.role for part in manifest.parts) != sorted(roles):
         _refuse(name, f"partitions has to list each of {', '.join(ROLES)} once")
+    if not manifest.verity and manifest.root_hash != manifest.part("root").sha256:
+        _refuse(
+            name, "without a partition root-verity, root_hash has to be the sha256 of the partition root"
+        )
     end_bytes = 0
     for part in sorted(manifest.parts, key=lambda part: part.offset_bytes):
         if part.offset_bytes < end_bytes:
@@ -191,6 +245,23 @@ def _check(manifest: Manifest, name: str) -> None:
         end_bytes = part.offset_bytes + part.size_bytes
         if end_bytes > manifest.image_bytes:
             _refuse(name, f"partition {part.role} ends behind the end of the image")
+    if manifest.transport is not None:
+        _check_transport(manifest.transport, manifest.image_bytes, name)
+
+
+def _check_transport(transport: Transport, image_bytes: int, name: str) -> None:
+    """Frames of the image, index and table have to follow each other and be the whole file."""
+    frames, index = transport.frames, transport.index
+    if frames.size_bytes > MAX_TABLE_BYTES:
+        _refuse(name, f"transport.frames.size may be at most {MAX_TABLE_BYTES}")
+    if index.size_bytes > (image_bytes >> 8) + (1 << 10):
+        _refuse(name, "transport.index.size is more than an image of this size can have")
+    if (
+        index.offset_bytes <= SKIPPABLE_HEAD_BYTES
+        or index.offset_bytes + index.size_bytes != frames.offset_bytes
+        or frames.offset_bytes + frames.size_bytes != transport.size_bytes
+    ):
+        _refuse(name, "transport.index and transport.frames have to be the end of the file, in this order")
 
 
 def _version(item: strictjson.Object, key: str) -> str:
@@ -207,6 +278,27 @@ def _part(item: strictjson.Object) -> Part:
         size_bytes=item.number("size", minimum=1),
         sha256=item.sha256("sha256"),
     )
+
+
+def _transport(item: strictjson.Object, frames: strictjson.Object, index: strictjson.Object) -> Transport:
+    return Transport(
+        name=item.text("name", _FILE_NAME, "the plain name of a file"),
+        size_bytes=item.number("size", minimum=1),
+        frames=_extent(frames),
+        index=_extent(index),
+    )
+
+
+def _extent(item: strictjson.Object) -> Extent:
+    return Extent(
+        offset_bytes=item.number("offset"),
+        size_bytes=item.number("size", minimum=1),
+        sha256=item.sha256("sha256"),
+    )
+
+
+def _rendered(extent: Extent) -> dict[str, object]:
+    return {"offset": extent.offset_bytes, "size": extent.size_bytes, "sha256": extent.sha256}
 
 
 def _judge_unknown(unknown: list[strictjson.Unknown], name: str) -> None:

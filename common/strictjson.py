@@ -76,6 +76,9 @@ class Object:
         except ValueError:
             self.refuse(key, f"has to be {what}")
 
+    def has(self, key: str) -> bool:
+        return key in self._members
+
     def member(self, key: str) -> Object:
         return Object(self._take(key), f"{self._prefix}{key}.")
 

@@ -38,6 +38,17 @@ class NoSpace(AgentError):
     exit_status = 18
 
 
+class DownloadFailed(AgentError):
+    """The network, or the server, did not give what was asked for."""
+
+    dbus_name = ERROR_PREFIX + "DownloadFailed"
+    exit_status = 26
+
+
+class NoSuchFile(DownloadFailed):
+    """The server has no file of this name."""
+
+
 class WrongProduct(AgentError):
     """The image is a system image of something else."""
 

@@ -1,28 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP connections that keep to a pace and to bounds, for common.image.remote.
-
-http.client alone bounds single socket operations: a server that sends a byte now and then holds its client
-forever. Here each receive counts against a total deadline and a minimum rate, and a response head is bounded
-as a whole.
-"""
+"""Where images on web servers are, the pace at which they have to come, and what can go wrong meanwhile."""
 
 from __future__ import annotations
 
-import io
-import socket
 import ssl
 import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from common.errors import AgentError, InvalidArgument
+from common.image.errors import DownloadFailed
 
-MAX_HEAD_BYTES: Final = 32 << 10
 MAX_URL_CHARS: Final = 2048
 
 
@@ -31,10 +24,17 @@ class TooSlow(Exception):
 
 
 class Transient(Exception):
-    """What may go better at the next attempt; the text completes "NAME cannot be downloaded: "."""
+    """What may go better at the next attempt; the text completes "NAME cannot be downloaded: ".
+
+    pause_sec: how long the server asks to wait before it.
+    """
+
+    def __init__(self, text: str, *, pause_sec: float = 0.0) -> None:
+        super().__init__(text)
+        self.pause_sec = pause_sec
 
 
-class DeadlinePassed(AgentError):
+class DeadlinePassed(DownloadFailed):
     """The time for the whole download is over."""
 
 
@@ -64,6 +64,10 @@ class Pace:
                 f"{name} did not come within {self._deadline_sec:g} s; check the network and try again."
             )
         return min(left, self._timeout_sec)
+
+    def allows(self, pause_sec: float) -> bool:
+        """Whether a pause would end before the deadline."""
+        return time.monotonic() + pause_sec < self._ends
 
     def restart(self) -> None:
         """Begin a new window, for a new connection."""
@@ -113,15 +117,23 @@ class Address:
         self.name = parts.path.rpartition("/")[2] or self.host
 
     @property
+    def authority(self) -> str:
+        """Host, and port unless it is the usual one."""
+        usual = self.port == (443 if self.secure else 80)
+        return self._bracketed if usual else f"{self._bracketed}:{self.port}"
+
+    @property
+    def _bracketed(self) -> str:
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
     def origin(self) -> tuple[bool, str, int]:
         return self.secure, self.host, self.port
 
     def is_listed(self, hosts: tuple[str, ...]) -> bool:
         """Whether the host is one of `hosts`: "name" for the usual port, "name:port" for another one."""
-        usual = self.port == (443 if self.secure else 80)
-        host = f"[{self.host}]" if ":" in self.host else self.host
         listed = {item.lower() for item in hosts}
-        return f"{host}:{self.port}" in listed or (usual and host in listed)
+        return f"{self._bracketed}:{self.port}" in listed or self.authority in listed
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
@@ -140,32 +152,14 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-def connect(address: Address, context: ssl.SSLContext | None, pace: Pace) -> HTTPConnection:
-    """A connection to the host of `address`. Raises OSError (ssl.SSLError among them), DeadlinePassed."""
-    timeout_sec = pace.patience_sec(address.name)
-    if address.secure:
-        connection: HTTPConnection = HTTPSConnection(
-            address.host, address.port, timeout=timeout_sec, context=context
-        )
-    else:
-        connection = HTTPConnection(address.host, address.port, timeout=timeout_sec)
-    connection.response_class = _Response
-    connection.auto_open = 0  # a connection that was closed must not come back without its pace
-    connection.connect()
-    paced: Any = _PacedSocket(connection.sock, pace, address.name)
-    connection.sock = paced
-    pace.restart()
-    return connection
-
-
 @contextmanager
 def transport(address: Address, pace: Pace) -> Iterator[None]:
-    """Turn the errors of a connection into Transient, or AgentError where no attempt can help."""
+    """Turn the errors of a connection into Transient, or DownloadFailed where no attempt can help."""
     host = address.host
     try:
         yield
     except ssl.SSLCertVerificationError as error:
-        raise AgentError(
+        raise DownloadFailed(
             f"The certificate of {host} is not accepted: {error.verify_message}; check the clock and the "
             "configured authorities."
         ) from error
@@ -180,82 +174,3 @@ def transport(address: Address, pace: Pace) -> Iterator[None]:
         raise Transient(f"{host} cannot be reached ({error.strerror or 'connection lost'})") from error
     except (HTTPException, ValueError) as error:
         raise Transient(f"{host} does not answer as a web server should") from error
-
-
-class _PacedSocket:
-    """As much of a socket as http.client uses."""
-
-    def __init__(self, sock: socket.socket, pace: Pace, name: str) -> None:
-        self._sock = sock
-        self._pace = pace
-        self._name = name
-
-    def sendall(self, data: bytes) -> None:
-        self._sock.settimeout(self._pace.patience_sec(self._name))
-        self._sock.sendall(data)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        raw = _PacedReader(self._sock, self._sock.makefile(mode="rb", buffering=0), self._pace, self._name)
-        return io.BufferedReader(raw, 64 << 10)
-
-    def close(self) -> None:
-        self._sock.close()
-
-
-class _PacedReader(io.RawIOBase):
-    """Receives from a socket, at its pace."""
-
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, pace: Pace, name: str) -> None:
-        self._sock = sock
-        self._raw = raw
-        self._pace = pace
-        self._name = name
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._sock.settimeout(self._pace.patience_sec(self._name))
-        begun = time.monotonic()
-        count = self._raw.readinto(buffer) or 0
-        self._pace.received(count, time.monotonic() - begun)
-        return count
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Response(HTTPResponse):
-    """A response whose head has at most MAX_HEAD_BYTES, all interim responses included."""
-
-    def begin(self) -> None:
-        whole: Any = self.fp
-        bounded: Any = _Head(whole)
-        self.fp = bounded
-        try:
-            super().begin()
-        finally:
-            if self.fp is bounded:  # else it was closed, for there is no body
-                self.fp = whole
-
-
-class _Head:
-    """Lines of a file up to a bound."""
-
-    def __init__(self, file: io.BufferedReader) -> None:
-        self._file = file
-        self._left = MAX_HEAD_BYTES
-
-    def readline(self, limit: int) -> bytes:
-        line = self._file.readline(min(limit, self._left + 1))
-        self._left -= len(line)
-        if self._left < 0:
-            raise HTTPException(f"its answer has a head of more than {MAX_HEAD_BYTES} bytes")
-        return line
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()

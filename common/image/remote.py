@@ -7,27 +7,29 @@ bounded is what a bad server could cost: time, memory and bytes.
 
 from __future__ import annotations
 
-import re
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPResponse
+from http.client import HTTPResponse
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 from urllib.parse import urljoin
 
-from common.errors import AgentError, InvalidArgument
-from common.image import httpwire
-from common.image.errors import ChecksumMismatch
+from common.errors import InvalidArgument
+from common.image import connection, httpwire
+from common.image.answers import State, judge
+from common.image.errors import DownloadFailed
 from common.image.httpwire import Address, Transient
+from common.image.origin import Fetcher
+from common.image.ranges import Span, grouped, whole, with_next
 from common.image.stream import check
 
 CHUNK_BYTES: Final = 1 << 20
 MAX_REDIRECTS: Final = 3
+_MAX_BROKEN: Final = 4
 _REDIRECTS: Final = (301, 302, 303, 307, 308)
-_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
-_STRONG_TAG: Final = re.compile(r'"[!#-~]{0,256}"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,8 @@ class Rules:
     hosts: allowed hosts, "name" or "name:port". ca_file: PEM certificates that replace the system's
     authorities. token: bearer token, sent to the host of the first URL over https only. min_bytes_per_sec is
     taken over window_sec of waiting; timeout_sec bounds one socket operation; attempts is how often an
-    interrupted transfer may fail before CHUNK_BYTES of progress.
+    interrupted transfer may fail before CHUNK_BYTES of progress. gap_bytes: a fetcher asks for ranges that
+    are at most so far apart in one request, for the heads of a request and its answer cost about 700 bytes.
     """
 
     hosts: tuple[str, ...]
@@ -49,10 +52,11 @@ class Rules:
     timeout_sec: float = 30.0
     attempts: int = 5
     pause_sec: float = 1.0
+    gap_bytes: int = 4 << 10
 
 
 class Source:
-    """An open image: its size in bytes and its strong entity tag ("" if the server gives none)."""
+    """An open image, a common.image.origin.Origin; fetched_bytes: of all bodies, with what was dropped."""
 
     def __init__(self, url: str, rules: Rules, cancel: threading.Event) -> None:
         self._first = self._address = Address(url)
@@ -66,55 +70,89 @@ class Source:
             window_sec=rules.window_sec,
             timeout_sec=rules.timeout_sec,
         )
-        self._connection: HTTPConnection | None = None
-        self._buffer = memoryview(bytearray(CHUNK_BYTES))
+        self._connection: connection.Connection | None = None
+        self._answer: HTTPResponse | None = None
+        self._sent: deque[Span] = deque()  # requests without an answer yet
+        self._broken = 0
+        self.fetched_bytes = 0
         self.name = self._first.name
-        self.size_bytes = 0
-        self.etag = ""
-        for _ in self._transfer(0, 1):
+        self._state = State()
+        for _ in self._transfer(0, 1, []):
             pass
+
+    @property
+    def size_bytes(self) -> int:
+        return self._state.size_bytes
+
+    @property
+    def etag(self) -> str:
+        """Its strong entity tag, "" if the server gives none."""
+        return self._state.etag
 
     def read(self, offset: int, length: int) -> bytes:
         """`length` bytes from `offset` on, in memory as a whole. Raises as `stream`."""
-        return b"".join(bytes(piece) for _, piece in self.stream([(offset, length)], gap_bytes=0))
+        data = bytearray()
+        for _, piece in self.stream([(offset, length)], gap_bytes=0):
+            data += piece
+        return bytes(data)
+
+    def fetcher(self, ranges: Iterable[tuple[int, int]]) -> Fetcher:
+        """Raises as `stream`."""
+        pieces = self.stream(ranges, gap_bytes=self._rules.gap_bytes)
+        start, piece = 0, memoryview(b"")
+
+        def fetch(view: memoryview, offset: int) -> int:
+            nonlocal start, piece
+            while start + len(piece) <= offset:
+                start, piece = next(pieces, (self.size_bytes, memoryview(b"")))
+                if not piece:
+                    break
+            if not start <= offset < start + len(piece):
+                raise InvalidArgument(f"Byte {offset} of {self.name} is in none of the ranges to fetch.")
+            part = piece[offset - start :][: len(view)]
+            view[: len(part)] = part
+            return len(part)
+
+        return fetch
+
+    def cost(self, ranges: Iterable[tuple[int, int]]) -> int:
+        """Bytes of the bodies, gaps included. Raises InvalidArgument for a range outside the image."""
+        spans = map(whole, self._groups(ranges, self._rules.gap_bytes))
+        return sum(end - start for start, end in spans)
+
+    def finish(self) -> None:
+        """Nothing is left to do: each answer was compared with the first one."""
 
     def stream(
         self, ranges: Iterable[tuple[int, int]], *, gap_bytes: int
     ) -> Iterator[tuple[int, memoryview]]:
         """(offset, bytes) of all ranges (offset, length), which have to be ascending and apart.
 
-        Ranges at most gap_bytes apart are one request; what lies between is dropped. The bytes are valid up
-        to the next step only, and end where a range ends.
+        Ranges at most gap_bytes apart are one request, within reason; what lies between is dropped. Some are
+        taken ahead of what is needed, see common.image.ranges. The bytes are valid up to the next step only,
+        and end where a range ends.
 
         Raises InvalidArgument for a range that is not in the image, ChecksumMismatch if the image on the
-        server changes, Cancelled, AgentError.
+        server changes, Cancelled, DownloadFailed.
         """
-        group: list[tuple[int, int]] = []
-        end = 0
-        for offset, length in ranges:
-            if length <= 0 or offset < end or offset + length > self.size_bytes:
-                raise InvalidArgument(
-                    f"{self.name} has {self.size_bytes} bytes, so {length} at byte {offset} cannot be read."
-                )
-            if group and offset - end > gap_bytes:
-                yield from self._wanted(group)
-                group = []
-            end = offset + length
-            group.append((offset, end))
-        if group:
-            yield from self._wanted(group)
+        for group, ahead in with_next(self._groups(ranges, gap_bytes)):
+            yield from self._wanted(group, ahead)
 
     def close(self) -> None:
         """Close the connection; the next read opens another one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._sent.clear()
 
-    def _wanted(self, group: list[tuple[int, int]]) -> Iterator[tuple[int, memoryview]]:
-        """What the ranges (start, end) of one request want."""
+    def _groups(self, ranges: Iterable[tuple[int, int]], gap_bytes: int) -> Iterator[list[Span]]:
+        return grouped(ranges, gap_bytes, size_bytes=self.size_bytes, name=self.name)
+
+    def _wanted(self, group: list[Span], ahead: list[Span]) -> Iterator[tuple[int, memoryview]]:
+        """What the spans of one request want."""
         pending = iter(group)
         start, end = next(pending)
-        for position, piece in self._transfer(group[0][0], group[-1][1]):
+        for position, piece in self._transfer(*whole(group), ahead):
             after = position + len(piece)
             while start < after:
                 until = min(end, after)
@@ -123,84 +161,109 @@ class Source:
                 if start == end:
                     start, end = next(pending, (self.size_bytes, self.size_bytes))
 
-    def _transfer(self, position: int, end: int) -> Iterator[tuple[int, memoryview]]:
-        """Bytes up to `end`; an interrupted transfer goes on where it was."""
+    def _transfer(self, position: int, end: int, ahead: list[Span]) -> Iterator[tuple[int, memoryview]]:
+        """Bytes up to `end`; an interrupted transfer goes on where it was. ahead: what comes next."""
+        buffer = memoryview(bytearray(min(CHUNK_BYTES, end - position)))
         failures, progress = 0, 0
         while position < end:
             check(self._cancel)
             try:
-                with self._response(position, end) as response:
+                with self._response([(position, end), *ahead]) as response:
                     while position < end:
                         check(self._cancel)
-                        count = self._receive(response, end - position)
-                        yield position, self._buffer[:count]
+                        count = self._receive(response, buffer[: end - position])
+                        yield position, buffer[:count]
                         position += count
                         progress += count
             except Transient as error:
                 if progress >= CHUNK_BYTES:
                     failures = 0
                 failures, progress = failures + 1, 0
+                self._broken += bool(ahead)
+                ahead = []
                 if failures >= self._rules.attempts:
-                    raise AgentError(
+                    raise DownloadFailed(
                         f"{self.name} cannot be downloaded: {error}; check the server and try again."
                     ) from error
                 self._address = self._first
-                pause_sec = self._rules.pause_sec * (2 ** (failures - 1) - 1)
-                self._cancel.wait(min(pause_sec, self._pace.patience_sec(self.name)))
+                pause_sec = max(error.pause_sec, self._rules.pause_sec * (2 ** (failures - 1) - 1))
+                if not self._pace.allows(pause_sec):
+                    raise DownloadFailed(
+                        f"{self.name} cannot be downloaded in time: {error}, and the next attempt would be "
+                        f"in {pause_sec:.0f} s; try again later."
+                    ) from error
+                self._cancel.wait(pause_sec)
 
-    def _receive(self, response: HTTPResponse, most: int) -> int:
+    def _receive(self, response: HTTPResponse, view: memoryview) -> int:
         with httpwire.transport(self._address, self._pace):
-            count = response.readinto(self._buffer[: min(most, CHUNK_BYTES)])
+            count = response.readinto(view)
         if not count:
             raise Transient("the connection ended early")
+        self.fetched_bytes += count
         return count
 
     @contextmanager
-    def _response(self, position: int, end: int) -> Iterator[HTTPResponse]:
-        """The checked answer to one request; the connection is kept if all of it was read."""
+    def _response(self, spans: list[Span]) -> Iterator[HTTPResponse]:
+        """The checked answer to the first of several requests; the connection is kept if all was read."""
         try:
             for _ in range(MAX_REDIRECTS + 1):
-                response = self._ask(position, end)
+                response = self._ask(spans)
                 if response.status not in _REDIRECTS:
                     break
                 self._address = self._redirected(response)
                 self.close()
             else:
-                raise AgentError(
+                raise DownloadFailed(
                     f"The server of {self.name} redirects more than {MAX_REDIRECTS} times; check it."
                 )
-            self._check(response, position, end)
+            self._state = judge(response, *spans[0], self._state, name=self.name, host=self._address.host)
             yield response
-            if not response.isclosed():
+            if not response.isclosed() or response.will_close:
                 self.close()
         except BaseException:
             self.close()
             raise
 
-    def _ask(self, position: int, end: int) -> HTTPResponse:
+    def _ask(self, spans: list[Span]) -> HTTPResponse:
+        """Send the requests that were not sent yet; the answer to the first one."""
         address = self._address
-        headers = {
-            "Range": f"bytes={position}-{end - 1}",
-            "Accept-Encoding": "identity",
-            "User-Agent": "hypernet",
-        }
+        unread = self._answer is not None and not self._answer.isclosed()
+        if unread or list(self._sent) != spans[: len(self._sent)]:
+            self.close()  # somebody stopped reading, and asks for the rest when he goes on
+        with httpwire.transport(address, self._pace):
+            if self._connection is None:
+                self._connection = connection.connect(address, self._context, self._pace)
+            was_ahead = bool(self._sent)
+            new = spans[len(self._sent) :] if self._broken < _MAX_BROKEN else spans[len(self._sent) : 1]
+            self._connection.send(b"".join(self._request(address, *span) for span in new))
+            self._sent.extend(new)
+            self._answer = self._connection.answer()
+        self._sent.popleft()
+        if was_ahead:
+            self._broken = 0
+        return self._answer
+
+    def _request(self, address: Address, position: int, end: int) -> bytes:
+        lines = [
+            f"GET {address.target} HTTP/1.1",
+            f"Host: {address.authority}",
+            f"Range: bytes={position}-{end - 1}",
+            "Accept-Encoding: identity",
+            "User-Agent: hypernet",
+        ]
         if self.etag:
-            headers["If-Range"] = self.etag
+            lines.append(f"If-Range: {self.etag}")
         if self._rules.token and address.secure and address.origin == self._first.origin:
-            headers["Authorization"] = f"Bearer {self._rules.token}"
-        with httpwire.transport(self._address, self._pace):
-            if self._connection is None or self._connection.sock is None:
-                self._connection = httpwire.connect(address, self._context, self._pace)
-            self._connection.request("GET", address.target, headers=headers)
-            return self._connection.getresponse()
+            lines.append(f"Authorization: Bearer {self._rules.token}")
+        return "\r\n".join([*lines, "", ""]).encode("ascii")
 
     def _redirected(self, response: HTTPResponse) -> Address:
         try:
             address = Address(urljoin(self._address.url, response.getheader("Location", "")))
         except (InvalidArgument, ValueError) as error:
-            raise AgentError(f"The server of {self.name} redirects to no valid address.") from error
+            raise DownloadFailed(f"The server of {self.name} redirects to no valid address.") from error
         if not (address.secure and self._address.secure):
-            raise AgentError(
+            raise DownloadFailed(
                 f"The server of {self.name} redirects without https, which is not followed; name the final "
                 "address itself."
             )
@@ -214,60 +277,13 @@ class Source:
                 "not downloaded from there; add it to the configuration first."
             )
 
-    def _check(self, response: HTTPResponse, position: int, end: int) -> None:
-        """Whether this is the range that was asked for, of the same image as before."""
-        status = response.status
-        if status >= 500 or status in (408, 425, 429):
-            raise Transient(f"{self._address.host} answers with status {status}")
-        etag = response.getheader("ETag", "")
-        if status in (200, 206) and self.etag and etag and etag != self.etag:
-            self._changed()
-        if status == 200:
-            raise AgentError(
-                f"The server of {self.name} ignores ranges; use a server that supports them or download the "
-                "image first."
-            )
-        if status == 416 and self.size_bytes:
-            self._changed()
-        if status != 206:
-            reasons = {
-                401: "asks for a login",
-                403: "denies access",
-                404: "has no such file",
-                416: "has an empty file",
-            }
-            reason = reasons.get(status, f"answers with status {status}")
-            raise AgentError(
-                f"{self.name} cannot be downloaded: {self._address.host} {reason}; check the address."
-            )
-        match = _CONTENT_RANGE.fullmatch(response.getheader("Content-Range", ""))
-        if match is None:
-            self._lied("sent no valid Content-Range")
-        first, last, total = (int(text) for text in match.groups())
-        if (first, last) != (position, end - 1) or last >= total:
-            self._lied("sent another range than it was asked for")
-        if response.length != end - position:
-            self._lied("sent another number of bytes than its range has")
-        if response.getheader("Content-Encoding", "identity").lower() != "identity":
-            self._lied("sent an encoded range")
-        if self.size_bytes and total != self.size_bytes:
-            self._changed()
-        if not self.size_bytes:
-            self.size_bytes = total
-            self.etag = etag if _STRONG_TAG.fullmatch(etag) else ""
-
-    def _changed(self) -> NoReturn:
-        raise ChecksumMismatch(f"{self.name} was changed on the server during the download; try again.")
-
-    def _lied(self, what: str) -> NoReturn:
-        raise AgentError(f"The server of {self.name} {what}; its ranges cannot be used, tell its operator.")
-
 
 @contextmanager
 def opened(url: str, rules: Rules, *, cancel: threading.Event | None = None) -> Iterator[Source]:
     """The image at `url`; one request for its first byte tells its size and whether there are ranges.
 
-    Raises InvalidArgument for an address that is not allowed, Cancelled, AgentError.
+    Raises InvalidArgument for an address that is not allowed, Cancelled, NoSuchFile, DownloadFailed,
+    AgentError for unusable rules.
     """
     source = Source(url, rules, cancel or threading.Event())
     try:

@@ -17,6 +17,8 @@ BLOCK_BYTES = 4096
 HEAD_BYTES = 2 * BLOCK_BYTES
 """As much of a tree partition as `read` needs."""
 
+SUPERBLOCK_BYTES = 512
+
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s")
 
 
@@ -30,10 +32,20 @@ class Tree:
 
 def read(head: bytes, *, name: str) -> Tree:
     """Tree whose partition begins with `head` (HEAD_BYTES long). Raises NotAnImage."""
-    if len(head) < HEAD_BYTES or head[:8] != b"verity\0\0":
+    blocks = covered_blocks(head if len(head) >= HEAD_BYTES else b"", name=name)
+    root_hash = hashlib.sha256(head[BLOCK_BYTES:HEAD_BYTES]).hexdigest()
+    return Tree(blocks * BLOCK_BYTES, root_hash)
+
+
+def covered_blocks(superblock: bytes, *, name: str) -> int:
+    """Number of data blocks, from what begins with a superblock (SUPERBLOCK_BYTES long).
+
+    Raises NotAnImage if the tree is of a kind that is not accepted.
+    """
+    if len(superblock) < SUPERBLOCK_BYTES or superblock[:8] != b"verity\0\0":
         raise misbuilt(name, "its root-verity partition holds no dm-verity hash tree")
     _, version, kind, _, algorithm, data_block, hash_block, blocks, salt_size, _ = _SUPERBLOCK.unpack_from(
-        head
+        superblock
     )
     if (version, kind, algorithm.rstrip(b"\0"), data_block, hash_block, salt_size) != (
         1,
@@ -48,4 +60,4 @@ def read(head: bytes, *, name: str) -> Tree:
         )
     if not 1 < blocks < 1 << 40:
         raise misbuilt(name, f"its hash tree covers {blocks} blocks, which is impossible")
-    return Tree(blocks * BLOCK_BYTES, hashlib.sha256(head[BLOCK_BYTES:HEAD_BYTES]).hexdigest())
+    return int(blocks)

@@ -32,15 +32,26 @@ GOOD: dict[str, Any] = {
     "uki": {"size": 1_500_000, "sha256": HASHES[5]},
     "notes_url": "https://example.org/1.2.3",
 }
+TRANSPORT: dict[str, Any] = {
+    "name": "hypernet-1.2.3.img.zst",
+    "size": 4_020_000,
+    "frames": {"offset": 4_010_000, "size": 10_000, "sha256": HASHES[6]},
+    "index": {"offset": 4_000_000, "size": 10_000, "sha256": HASHES[7]},
+}
+SHIPPED: dict[str, Any] = {**GOOD, "transport": TRANSPORT}
+"""GOOD with a compressed form beside the image."""
+
+WITHOUT_TREE: dict[str, Any] = {**GOOD, "partitions": GOOD["partitions"][:2], "root_hash": HASHES[3]}
+"""GOOD for an image without hash tree."""
 
 
 def text(fields: object) -> bytes:
     return json.dumps(fields).encode()
 
 
-def changed(path: str, value: object) -> dict[str, Any]:
-    """GOOD with one member replaced; "image.size" and "partitions.0.role" are such paths."""
-    fields = copy.deepcopy(GOOD)
+def changed(path: str, value: object, good: dict[str, Any] = GOOD) -> dict[str, Any]:
+    """`good` with one member replaced; "image.size" and "partitions.0.role" are such paths."""
+    fields = copy.deepcopy(good)
     place: Any = fields
     *parents, last = path.split(".")
     for step in parents:
@@ -52,8 +63,8 @@ def changed(path: str, value: object) -> dict[str, Any]:
     return fields
 
 
-def without(path: str) -> dict[str, Any]:
-    fields = changed(path, None)
+def without(path: str, good: dict[str, Any] = GOOD) -> dict[str, Any]:
+    fields = changed(path, None, good)
     place: Any = fields
     *parents, last = path.split(".")
     for step in parents:

@@ -7,7 +7,7 @@ import datetime
 import ipaddress
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,13 +23,18 @@ Misbehave = Callable[["Handler", int, int], bool]
 
 @dataclass
 class WebServer:
-    """Serves `content` at every path; `requests` are (path, headers) in order, `connections` their count."""
+    """Serves `content` at every path, or the files of `folder` by their names.
 
-    content: bytes
+    requests: (path, headers) in order; connections: their count; sent_bytes: of the bodies of ranges.
+    """
+
+    content: bytes = b""
+    folder: Path | None = None
     etag: str = '"one"'
     misbehave: Misbehave | None = None
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     connections: int = 0
+    sent_bytes: int = 0
     port: int = 0
     scheme: str = "http"
 
@@ -40,6 +45,27 @@ class WebServer:
     @property
     def url(self) -> str:
         return f"{self.scheme}://{self.host}/images/hypernet-1.2.3.img"
+
+    def url_of(self, name: str) -> str:
+        return f"{self.scheme}://{self.host}/images/{name}"
+
+    def size(self, path: str) -> int | None:
+        """Of the file at `path`; None if there is none."""
+        if self.folder is None:
+            return len(self.content)
+        file = self.folder / path.rpartition("/")[2]
+        return file.stat().st_size if file.is_file() else None
+
+    def pieces(self, path: str, start: int, end: int) -> Iterator[bytes]:
+        """The bytes of a file from `start` up to `end`."""
+        if self.folder is None:
+            yield self.content[start:end]
+            return
+        with open(self.folder / path.rpartition("/")[2], "rb") as file:
+            file.seek(start)
+            while start < end and (piece := file.read(min(end - start, 1 << 20))):
+                yield piece
+                start += len(piece)
 
     def ranges(self) -> list[str]:
         return [headers["Range"] for _, headers in self.requests]
@@ -56,29 +82,43 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.web.requests.append((self.path, dict(self.headers.items())))
+        size = self.web.size(self.path)
         first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-        start, end = int(first), int(last or len(self.web.content) - 1)
+        start, end = int(first), int(last or (size or 1) - 1)
         if self.web.misbehave is not None and self.web.misbehave(self, start, end):
             return
-        if self.headers.get("If-Range", self.web.etag) != self.web.etag:
-            self.answer(200, self.web.content, ETag=self.web.etag)
-            return
-        self.send_range(start, end)
+        if size is None:
+            self.answer(404)
+        elif start >= size:
+            self.answer(416)
+        elif self.headers.get("If-Range", self.web.etag) != self.web.etag:
+            self.answer(200, b"".join(self.web.pieces(self.path, 0, size)), ETag=self.web.etag)
+        else:
+            self.send_range(start, min(end, size - 1))
 
     def send_range(self, start: int, end: int, **headers: str) -> bool:
-        total = len(self.web.content)
-        fields = {"ETag": self.web.etag, "Content-Range": f"bytes {start}-{end}/{total}"}
-        fields |= {key.replace("_", "-"): value for key, value in headers.items()}
-        return self.answer(206, self.web.content[start : end + 1], **fields)
+        fields = {
+            "ETag": self.web.etag,
+            "Content-Range": f"bytes {start}-{end}/{self.web.size(self.path)}",
+            "Content-Length": str(end + 1 - start),
+        }
+        self.send_head(206, fields | {key.replace("_", "-"): value for key, value in headers.items()})
+        for piece in self.web.pieces(self.path, start, end + 1):
+            self.web.sent_bytes += len(piece)
+            self.wfile.write(piece)
+        return True
 
     def answer(self, status: int, body: bytes = b"", **headers: str) -> bool:
+        self.send_head(status, {"Content-Length": str(len(body))} | headers)
+        self.wfile.write(body)
+        return True
+
+    def send_head(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)
-        for key, value in ({"Content-Length": str(len(body))} | headers).items():
+        for key, value in headers.items():
             if value:
                 self.send_header(key, value)
         self.end_headers()
-        self.wfile.write(body)
-        return True
 
     def cut(self) -> bool:
         """Close the connection after this answer."""
@@ -115,12 +155,12 @@ def start(web: WebServer, *, context: ssl.SSLContext | None = None) -> Callable[
     return stop
 
 
-def certificate(folder: Path, name: str = "localhost") -> Path:
-    """PEM file with a key and a self-signed certificate for `name` and 127.0.0.1."""
+def certificate(folder: Path, name: str = "localhost", address: str = "127.0.0.1") -> Path:
+    """PEM file with a key and a self-signed certificate for `name` and the address."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address(address))]
     made = (
         x509.CertificateBuilder()
         .subject_name(subject)

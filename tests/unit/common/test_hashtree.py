@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hash trees made by veritysetup, whole and damaged."""
+"""Hash trees made by veritysetup, whole and damaged; those in slots and those made here are in
+test_hashtree_slots.
+"""
 
 from __future__ import annotations
 
@@ -7,40 +9,14 @@ import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from common import process
 from common.errors import AgentError
 from common.image.errors import NotAnImage
 from common.image.hashtree import HashTree
-
-BLOCK = 4096
-
-
-@dataclass(frozen=True)
-class Formatted:
-    """Data, and the file with its tree."""
-
-    data: bytes
-    path: Path
-    root_hash: str
-
-    def leaf(self, block: int) -> bytes:
-        return sha256(self.data[block * BLOCK : (block + 1) * BLOCK]).digest()
-
-
-def format_tree(folder: Path, data: bytes, *options: str) -> Formatted:
-    payload, tree = folder / "data", folder / "tree"
-    payload.write_bytes(data)
-    answer = process.run(
-        ["veritysetup", "format", *(options or ("--salt=-",)), str(payload), str(tree)], timeout_sec=60
-    ).stdout.decode()
-    root_hash = next(line.split()[-1] for line in answer.splitlines() if line.startswith("Root hash"))
-    return Formatted(data, tree, root_hash)
+from tests.fakes.verity_trees import BLOCK, Formatted, format_tree
 
 
 @contextmanager
@@ -85,6 +61,15 @@ def test_a_range_of_leaves_may_cross_hash_blocks(three_levels: Formatted) -> Non
         assert tree.leaves(100, 1300) == expected
 
 
+def test_all_leaves_at_once_are_those_of_each_block(three_levels: Formatted) -> None:
+    with opened(three_levels) as tree:
+        expected = three_levels.leaves()
+        assert tree.leaves(0, tree.blocks) == expected
+        for first, count in ((0, 0), (1, 128), (127, 16_000), (16_383, 2), (128, 128), (129, 1)):
+            assert tree.leaves(first, count) == expected[first * 32 : (first + count) * 32]
+        assert tree.width == 32
+
+
 def test_the_whole_tree_is_proven(three_levels: Formatted) -> None:
     with opened(three_levels) as tree:
         tree.prove()
@@ -106,7 +91,7 @@ def test_a_tree_with_another_root_hash_is_refused(three_levels: Formatted) -> No
         pass
 
 
-@pytest.mark.parametrize(("level", "begin"), [("middle", 2), ("leaves", 4)])
+@pytest.mark.parametrize(("level", "begin"), [("middle", 2), ("leaves", 4), ("later leaves", 70)])
 def test_a_changed_hash_block_is_refused(
     tmp_path: Path, three_levels: Formatted, level: str, begin: int
 ) -> None:
@@ -134,6 +119,19 @@ def test_a_superblock_that_covers_more_than_the_tree_is_refused(tmp_path: Path) 
     raw[72:80] = (1 << 39).to_bytes(8, "little")
     formatted.path.write_bytes(raw)
     with opened(formatted) as tree, pytest.raises(NotAnImage):
+        tree.prove()
+
+
+@pytest.mark.parametrize("blocks", [299, 301, 257, 384])
+def test_a_superblock_with_another_number_of_blocks_is_refused(tmp_path: Path, blocks: int) -> None:
+    formatted = format_tree(tmp_path, bytes(300 * BLOCK))
+    raw = bytearray(formatted.path.read_bytes())
+    raw[72:80] = blocks.to_bytes(8, "little")
+    formatted.path.write_bytes(raw)
+    with (
+        opened(formatted) as tree,
+        pytest.raises(NotAnImage, match=f"does not end with block {blocks - 1};"),
+    ):
         tree.prove()
 
 

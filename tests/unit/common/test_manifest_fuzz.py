@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import manifest
-from common.manifest import Manifest, ManifestInvalid, Part
-from tests.fakes.manifest_sample import GOOD, NAME, changed, text
+from common.manifest import Extent, Manifest, ManifestInvalid, Part, Transport
+from tests.fakes.manifest_sample import NAME, SHIPPED, changed, text
 
 # Members as an attacker may vary them, and any bytes at all.
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20)
@@ -22,7 +22,11 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
 )
 PATHS = st.sampled_from(
-    [*GOOD, "image.size", "image.name", "uki.sha256", "partitions.1", "partitions.0.size", "crit_x", "x"]
+    [
+        *SHIPPED,
+        *("image.size", "image.name", "uki.sha256", "partitions.1", "partitions.0.size", "crit_x", "x"),
+        *("transport.name", "transport.size", "transport.frames", "transport.index.offset", "transport.x"),
+    ]
 )
 
 
@@ -47,7 +51,7 @@ def test_any_json_is_a_manifest_or_refused(value: object) -> None:
 
 @given(PATHS, VALUES)
 def test_any_value_in_any_place_is_accepted_whole_or_refused(path: str, value: object) -> None:
-    found = outcome(text(changed(path, value)))
+    found = outcome(text(changed(path, value, SHIPPED)))
     if found is not None:
         assert manifest.parse(manifest.render(found), name=NAME) == replace(
             found, digest=hashlib.sha256(manifest.render(found)).hexdigest()
@@ -56,7 +60,7 @@ def test_any_value_in_any_place_is_accepted_whole_or_refused(path: str, value: o
 
 @given(st.data())
 def test_a_changed_byte_is_accepted_whole_or_refused(data: st.DataObject) -> None:
-    raw = bytearray(text(GOOD))
+    raw = bytearray(text(SHIPPED))
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] = data.draw(st.integers(0, 255))
     found = outcome(bytes(raw))
@@ -70,14 +74,26 @@ TIMES = st.integers(0, 250_000_000_000)
 
 
 @st.composite
+def transports(draw: Callable[[st.SearchStrategy[Any]], Any], image_bytes: int) -> Transport:
+    begin = draw(st.integers(9, 1 << 52))
+    index_bytes = draw(st.integers(1, (image_bytes >> 8) + (1 << 10)))
+    table_bytes = draw(st.integers(1, manifest.MAX_TABLE_BYTES))
+    table = Extent(begin + index_bytes, table_bytes, draw(HEX))
+    index = Extent(begin, index_bytes, draw(HEX))
+    return Transport(f"{draw(WORDS)}.img.zst", begin + index_bytes + table_bytes, table, index)
+
+
+@st.composite
 def manifests(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Manifest:
     issued, expires = sorted(draw(st.lists(TIMES, min_size=2, max_size=2, unique=True)))
     edges = sorted(draw(st.lists(st.integers(0, 1 << 52), min_size=6, max_size=6, unique=True)))
-    roles = draw(st.permutations(manifest.ROLES))
+    roles = draw(st.permutations(manifest.ROLES) | st.permutations(manifest.ROLES[:2]))
     parts = tuple(
         Part(role, start, end - start, draw(HEX))
-        for role, start, end in zip(roles, edges[::2], edges[1::2], strict=True)
+        for role, start, end in zip(roles, edges[::2], edges[1::2], strict=False)
     )
+    root_sha256 = next(part.sha256 for part in parts if part.role == "root")
+    image_bytes = draw(st.integers(edges[-1], 1 << 52))
     numbers = draw(st.tuples(*[st.integers(0, 999_999_999)] * 3))
     return Manifest(
         product=draw(WORDS),
@@ -91,15 +107,16 @@ def manifests(draw: Callable[[st.SearchStrategy[Any]], Any]) -> Manifest:
         min_from_version="0.0.0~a",
         key_epoch=draw(st.integers(0, 99)),
         config_schema=draw(st.integers(0, 99)),
-        root_hash=draw(HEX),
+        root_hash=draw(HEX) if len(parts) == 3 else root_sha256,
         image_name=f"{draw(WORDS)}.img",
-        image_bytes=draw(st.integers(edges[-1], 1 << 52)),
+        image_bytes=image_bytes,
         image_sha256=draw(HEX),
         parts=parts,
         uki_bytes=draw(st.integers(1, 1 << 40)),
         uki_sha256=draw(HEX),
         notes_url="",
         digest="",
+        transport=draw(st.none() | transports(image_bytes)),
     )
 
 
