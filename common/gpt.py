@@ -16,6 +16,7 @@ import struct
 import uuid
 from dataclasses import dataclass
 
+from common import files
 from common.errors import AgentError
 
 ESP = uuid.UUID("c12a7328-f81f-11d2-ba4b-00a0c93ec93b")
@@ -110,7 +111,7 @@ def read(fd: int, *, name: str, size_bytes: int | None = None) -> Table:
 
 def _pread(fd: int, size: int, offset: int, name: str) -> bytes:
     try:
-        return os.pread(fd, size, offset)
+        return files.read_at(fd, size, offset)
     except (OSError, OverflowError) as error:
         number = error.errno if isinstance(error, OSError) else errno.EOVERFLOW
         raise NoPartitionTable(

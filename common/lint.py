@@ -14,12 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from common import erofs, files, keylife, trust
+from common import erofs, ext4, files, keylife, squashfs, trust, uki
 from common.errors import AgentError, ConfigError
+from common.filesystem import Extent, FileSystemError
 
 TRUSTED_KEYS = "/usr/share/hypernet/trusted-keys"
 CONFIG_VERSION = "/usr/share/hypernet/config/version"
 
+HEAD_BYTES = 2048
+"""As much as tells the kinds of file systems apart."""
+
+_READERS = {"erofs": erofs, "ext4": ext4, "squashfs": squashfs}
 _PROGRAMS = (
     ("/usr/lib/hypernet/slot-manager", "hypernet-agents"),
     ("/usr/lib/hypernet/agents/slot_manager/__main__.py", "hypernet-agents"),
@@ -62,7 +67,7 @@ class Finding:
 
 
 class RootFs(Protocol):
-    """The root file system of an image; see common.erofs.FileSystem for the meaning of each method."""
+    """The root file system of an image; see common.filesystem.FileSystem for the meaning of each method."""
 
     def exists(self, path: str) -> bool: ...
     def read(self, path: str, max_bytes: int) -> bytes: ...
@@ -76,13 +81,13 @@ class _UnreadableRoot:
     why: str
 
     def exists(self, path: str) -> bool:
-        raise erofs.ErofsError(self.why)
+        raise FileSystemError(self.why)
 
     def read(self, path: str, max_bytes: int) -> bytes:
-        raise erofs.ErofsError(self.why)
+        raise FileSystemError(self.why)
 
     def listdir(self, path: str) -> tuple[str, ...]:
-        raise erofs.ErofsError(self.why)
+        raise FileSystemError(self.why)
 
 
 def open_root(fd: int, offset_bytes: int, size_bytes: int, name: str) -> RootFs:
@@ -91,9 +96,22 @@ def open_root(fd: int, offset_bytes: int, size_bytes: int, name: str) -> RootFs:
     Never raises: `check` reports one that cannot be read. `fd` has to stay open.
     """
     try:
-        return erofs.FileSystem(fd, offset_bytes=offset_bytes, size_bytes=size_bytes, name=name)
-    except erofs.ErofsError as error:
+        extent = Extent(fd, offset_bytes=offset_bytes, size_bytes=size_bytes, name=name)
+        kind = kind_of(extent.read(0, min(HEAD_BYTES, size_bytes)))
+        if kind:
+            root: RootFs = _READERS[kind].FileSystem(extent)
+            return root
+    except FileSystemError as error:
         return _UnreadableRoot(str(error))
+    return _UnreadableRoot(f"{name} holds neither an erofs nor an ext4 nor a squashfs file system.")
+
+
+def kind_of(head: bytes) -> str:
+    """The kind of the file system that begins with `head` (HEAD_BYTES long), "" for another one."""
+    for kind, reader in _READERS.items():
+        if head[reader.MAGIC_OFFSET :].startswith(reader.MAGIC):
+            return kind
+    return ""
 
 
 def check(
@@ -109,10 +127,11 @@ def check(
 ) -> tuple[Finding, ...]:
     """Everything that makes an image unfit; nothing if it is fit.
 
-    cmdline: kernel command line of its UKI. root_hash: of its hash tree, 64 hexadecimal digits. channel:
-    that its releases come from. signers: primary fingerprints that signed this image, empty if unknown.
-    config_schema_here: of the configuration that it will find. now_sec: seconds since 1970. key_epoch: that
-    its manifest states, 0 if it has none. Raises FileUnwritable without room for the image's keys.
+    cmdline: kernel command line of its UKI. root_hash: of its hash tree, or else the SHA-256 of its root, 64
+    hexadecimal digits. channel: that its releases come from. signers: primary fingerprints that signed this
+    image, empty if unknown. config_schema_here: of the configuration that it will find. now_sec: seconds
+    since 1970. key_epoch: that its manifest states, 0 if it has none. Raises FileUnwritable without room for
+    the image's keys.
     """
     findings = list(_kernel_arguments(cmdline, root_hash))
     try:
@@ -120,7 +139,7 @@ def check(
         findings += _boot_complete(root)
         findings += _keys(root, channel, signers, now_sec, key_epoch)
         findings += _config(root, config_schema_here)
-    except erofs.ErofsError as error:
+    except FileSystemError as error:
         findings.append(Finding("filesystem", str(error)))
     return tuple(findings)
 
@@ -128,7 +147,7 @@ def check(
 def config_version(root: RootFs) -> int:
     """Version of the configuration schema that the image wants; 1 if it does not say.
 
-    Raises ConfigError if it says something that is no number, ErofsError.
+    Raises ConfigError if it says something that is no number, FileSystemError.
     """
     if not root.exists(CONFIG_VERSION):
         return 1
@@ -139,7 +158,7 @@ def config_version(root: RootFs) -> int:
 
 
 def trusted_keys(root: RootFs) -> trust.TrustStore:
-    """The key set that the image brings along. Raises ConfigError, UntrustedKey, ErofsError."""
+    """The key set that the image brings along. Raises ConfigError, UntrustedKey, FileSystemError."""
     with files.scratch_folder() as folder:
         names = [name for name in root.listdir(TRUSTED_KEYS) if name.endswith(".asc")]
         for name in ("fingerprints.yaml", *names[: trust.MAX_KEY_FILES + 1]):
@@ -201,11 +220,13 @@ def _kernel_arguments(cmdline: str, root_hash: str) -> Iterator[Finding]:
     for word in cmdline.split():
         name, _, value = word.partition("=")
         values.setdefault(name, []).append(value)
-    if values.get("roothash") != [root_hash]:
+    said = sorted(word for word in cmdline.split() if word.partition("=")[0] in uki.ROOT_NAMES)
+    if said not in [sorted(uki.root_arguments(root_hash, verity=verity)) for verity in (True, False)]:
         yield Finding(
             "cmdline",
-            "The kernel command line of the image does not have exactly one roothash= with the root hash of "
-            "its hash tree, so it would start another system or none; build the image again.",
+            "The kernel command line of the image does not name its root file system by exactly one "
+            "roothash= with the root hash of its hash tree, or without a tree by root=PARTUUID= and "
+            "hypernet.rootsha256=, so it would start another system or none; build the image again.",
         )
     if not _PANIC.fullmatch(values.get("panic", [""])[-1]):
         yield Finding(
@@ -230,7 +251,7 @@ def _keys(
         store = trusted_keys(root)
         good = keylife.signing_keys(store.keyring, at_sec=now_sec, name=TRUSTED_KEYS)
         good &= store.fingerprints("release", channel, now_sec)
-    except (erofs.ErofsError, files.FileUnwritable):  # the latter is this machine's fault, not the image's
+    except (FileSystemError, files.FileUnwritable):  # the latter is this machine's fault, not the image's
         raise
     except AgentError as error:
         yield Finding("keys", f"The key set of the image cannot be used: {str(error).rstrip('.')}.")

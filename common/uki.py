@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,11 @@ from common.errors import AgentError
 MAX_SECTIONS = 96
 MAX_TEXT_BYTES = 64 << 10
 
+ROOT_NAMES = ("root", "roothash", "hypernet.rootsha256")
+"""Kernel arguments by which the root file system is found."""
+
 _ROOT_HASH = re.compile(r"[0-9a-f]{64}")
+_VERITY, _PLAIN = "roothash=", "hypernet.rootsha256="
 
 
 class NotAUki(AgentError):
@@ -29,7 +34,8 @@ class NotAUki(AgentError):
 class Uki:
     """What the text sections of a UKI say; missing facts are empty strings.
 
-    `root_hash` is 64 hex digits from exactly one `roothash=` on the command line, else empty.
+    `root_hash` is 64 hex digits, from exactly one `roothash=` or `hypernet.rootsha256=` on the command line,
+    else empty. `verity`: whether it came from the former.
     """
 
     sections: tuple[str, ...]
@@ -37,6 +43,18 @@ class Uki:
     root_hash: str
     image_id: str
     image_version: str
+    verity: bool
+
+
+def root_arguments(root_hash: str, *, verity: bool) -> tuple[str, ...]:
+    """The kernel arguments for a root file system with a hash tree, or with `verity` false for one without.
+
+    root_hash: 64 hex digits, of the tree or else the SHA-256 of the partition. Without a tree the kernel has
+    to be told the partition, whose UUID is the first half of that.
+    """
+    if verity:
+        return (f"{_VERITY}{root_hash}",)
+    return f"root=PARTUUID={uuid.UUID(root_hash[:32])}", f"{_PLAIN}{root_hash}"
 
 
 def read(path: Path) -> Uki:
@@ -69,14 +87,16 @@ def read_fd(fd: int, *, name: str) -> Uki:
         raw = _pread(fd, size, offset, name)
         texts[wanted] = raw.split(b"\0", 1)[0].decode("utf-8", errors="replace")
     cmdline = texts[".cmdline"].strip()
-    hashes = [word.removeprefix("roothash=") for word in cmdline.split() if word.startswith("roothash=")]
+    named = [word for word in cmdline.split() if word.startswith((_VERITY, _PLAIN))]
+    _, _, root_hash = named[0].partition("=") if len(named) == 1 else ("", "", "")
     release = _os_release(texts[".osrel"])
     return Uki(
         tuple(section for section, _ in sections),
         cmdline,
-        hashes[0] if len(hashes) == 1 and _ROOT_HASH.fullmatch(hashes[0]) else "",
+        root_hash if _ROOT_HASH.fullmatch(root_hash) else "",
         release.get("IMAGE_ID", ""),
         release.get("IMAGE_VERSION", ""),
+        any(word.startswith(_VERITY) for word in named),
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 
 from agents.slot_manager.errors import ReadBackMismatch, SlotBooted
 from agents.slot_manager.topology import SlotPartitions, Topology
@@ -30,22 +31,20 @@ def set_uuids(topology: Topology, slot: str, data: uuid.UUID, tree: uuid.UUID) -
     if slot == topology.booted:
         raise SlotBooted(f"Slot {slot} is running, so its partitions are not changed.")
     parts = topology.partitions()[slot]
-    for number, value in ((parts.data.number, data), (parts.tree.number, tree)):
-        process.run(
-            [
-                "sfdisk",
-                "--quiet",
-                "--no-reread",
-                "--no-tell-kernel",
-                "--part-uuid",
-                str(topology.disk),
-                str(number),
-                str(value),
-            ],
-            timeout_sec=_TIMEOUT_SEC,
-        )
+    if topology.table().from_backup:
+        # A power cut has torn the table at the start of the disk, and sfdisk begins with the one at the end:
+        # the same bytes once more, lest another power cut takes that too.
+        _write(topology.disk, parts.data.number, parts.data.unique_uuid)
+    _write(topology.disk, parts.data.number, data)
+    _write(topology.disk, parts.tree.number, tree)
     after: SlotPartitions = topology.partitions()[slot]
     if (after.data.unique_uuid, after.tree.unique_uuid) != (data, tree):
         raise ReadBackMismatch(
             f"The partition UUIDs of slot {slot} on {topology.disk} do not read back as written."
         )
+
+
+def _write(disk: Path, number: int, value: uuid.UUID) -> None:
+    """sfdisk flushes the disk after the table at its end, and again after the one at its start."""
+    argv = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--part-uuid"]
+    process.run([*argv, str(disk), str(number), str(value)], timeout_sec=_TIMEOUT_SEC)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an image holds, as its kernel image and its hash tree tell it, and whether the two fit together."""
+"""What an image holds, as its kernel image and its hash tree tell it, and whether they fit together."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import hashlib
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from common import process, uki, version
 from common.errors import AgentError
 from common.image import source, stream, verity
-from common.image.errors import Truncated, misbuilt
+from common.image.errors import misbuilt
+from common.image.origin import LocalOrigin, Origin, Region
 
 _MTOOLS_ENV = {"MTOOLS_SKIP_CHECK": "1", "MTOOLSRC": "/dev/null"}
 _MTOOLS_TIMEOUT_SEC = 120.0
 _UKI_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~^-]{0,200}\.efi", re.ASCII)
-_ZEROS = memoryview(bytes(stream.CHUNK_BYTES))
+_ZEROS = bytes(stream.CHUNK_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,54 +42,104 @@ class Content:
 
 
 def peek(image: source.Image, layout: source.Layout, work: Path, *, cancel: threading.Event) -> Content:
-    """Content of an image without reading its root; files go to the folder `work`. Raises as `judge`."""
-    spool = work / "esp.img"
-    place = (image.fd, layout.esp.offset_bytes, layout.esp.size_bytes)
-    with open(spool, "xb") as esp:
-        esp.truncate(layout.esp.size_bytes)
+    """Content of an image without reading its root; files go to the folder `work`. Raises as `judge`.
+
+    The root hash of an image without hash tree is what its kernel image says.
+    """
+    origin = LocalOrigin(image.fd, image.size_bytes, image.path.name, image.path)
+    path = work / "esp.img"
+    spool(
+        Region(origin, layout.esp.offset_bytes, layout.esp.size_bytes, image.path.name), path, cancel=cancel
+    )
+    if layout.tree is None:
+        return judge(image.path.name, path, work, layout=layout)
+    head = origin.read(layout.tree.offset_bytes, min(verity.HEAD_BYTES, layout.tree.size_bytes))
+    root_hash = tree_root_hash(image.path.name, layout.root.size_bytes, head)
+    return judge(image.path.name, path, work, root_hash=root_hash, layout=layout)
+
+
+def spool(
+    origin: Origin, path: Path, *, cancel: threading.Event, advance: stream.Advance = lambda count: None
+) -> str:
+    """Copy all of an origin into the new file `path`, zeros as holes; returns its SHA-256 (64 hex digits).
+
+    Raises NoSpace, Cancelled, and as the origin does.
+    """
+    digest = hashlib.sha256()
+    fetch = origin.fetcher([(0, origin.size_bytes)])
+    buffer = memoryview(bytearray(min(stream.CHUNK_BYTES, origin.size_bytes)))
+    with new_file(path, origin.size_bytes) as file:
         offset = 0
-        for chunk in stream.chunks(*place, name=image.path.name, cancel=cancel):
-            write_sparse(esp.fileno(), offset, chunk, name=str(spool))
+        while offset < origin.size_bytes:
+            stream.check(cancel)
+            chunk = buffer[: fetch(buffer[: origin.size_bytes - offset], offset)]
+            digest.update(chunk)
+            write_sparse(file.fileno(), offset, chunk, name=str(path))
             offset += len(chunk)
+            advance(len(chunk))
+    return digest.hexdigest()
+
+
+@contextmanager
+def new_file(path: Path, size_bytes: int) -> Iterator[BinaryIO]:
+    """The new file `path`, so many zeros long, open for writing. Raises AgentError."""
     try:
-        head = os.pread(image.fd, verity.HEAD_BYTES, layout.tree.offset_bytes)
+        file = open(path, "xb", buffering=0)  # noqa: SIM115
+        file.truncate(size_bytes)
     except OSError as error:
-        raise AgentError(f"{image.path.name} cannot be read: {error.strerror}.") from error
-    if len(head) < verity.HEAD_BYTES:
-        raise Truncated(f"{image.path.name} ends inside its hash tree; copy or download it again.")
-    return judge(image.path.name, layout, head, spool, work)
+        raise AgentError(f"{path} cannot be made: {error.strerror}; check the disk.") from error
+    with file:
+        yield file
 
 
-def judge(name: str, layout: source.Layout, head: bytes, spool: Path, work: Path) -> Content:
-    """Content of an image whose ESP is the file `spool` and whose hash tree begins with `head`.
+def tree_root_hash(name: str, root_bytes: int, head: bytes) -> str:
+    """Root hash of the hash tree that begins with `head`, for a root partition of `root_bytes`.
 
-    Raises NotAnImage if the parts do not fit together.
+    Raises NotAnImage.
     """
     tree = verity.read(head, name=name)
-    if tree.data_bytes > layout.root.size_bytes:
+    if tree.data_bytes > root_bytes:
         raise misbuilt(name, "its hash tree covers more than its root partition")
-    kernel = extract_uki(spool, work, name=name)
+    return tree.root_hash
+
+
+def judge(
+    name: str, esp: Path, work: Path, *, root_hash: str = "", layout: source.Layout | None = None
+) -> Content:
+    """Content of an image whose ESP is the file `esp`; `work` is a folder for its kernel image.
+
+    root_hash: what the kernel image has to start. layout: whose partition UUIDs have to fit. Raises
+    NotAnImage if the parts do not fit together.
+    """
+    kernel = extract_uki(esp, work, name=name)
     try:
         facts = uki.read(kernel)
     except uki.NotAUki as error:
         raise misbuilt(name, f"its kernel image is damaged ({str(error).rstrip('.')})") from error
     if not version.is_sane(facts.image_version):
         raise misbuilt(name, f"its version '{facts.image_version[:64]}' is not of the form X.Y.Z")
-    if facts.root_hash != tree.root_hash:
-        raise misbuilt(name, "its kernel image expects another root hash than its hash tree has")
-    if layout.root.unique_uuid.hex + layout.tree.unique_uuid.hex != tree.root_hash:
+    if not facts.root_hash or facts.root_hash != (root_hash or facts.root_hash):
+        raise misbuilt(name, "its kernel image expects another root hash than the image has")
+    if layout is not None and facts.verity != (layout.tree is not None):
+        raise misbuilt(name, "its kernel image and its partitions disagree about a hash tree")
+    if layout is not None and not facts.root_hash.startswith(_identity(layout)):
         raise misbuilt(name, "its partition UUIDs are not made of its root hash")
     with open(kernel, "rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return Content(
         product=facts.image_id,
         version=facts.image_version,
-        root_hash=tree.root_hash,
+        root_hash=facts.root_hash,
         cmdline=facts.cmdline,
         uki=kernel,
         uki_bytes=kernel.stat().st_size,
         uki_sha256=sha256,
     )
+
+
+def _identity(layout: source.Layout) -> str:
+    """As much of the root hash as the partition UUIDs hold: without a hash tree the first half of it."""
+    return layout.root.unique_uuid.hex + (layout.tree.unique_uuid.hex if layout.tree else "")
 
 
 def extract_uki(spool: Path, work: Path, *, name: str) -> Path:
@@ -119,8 +173,8 @@ def extract_uki(spool: Path, work: Path, *, name: str) -> Path:
 
 
 def write_sparse(fd: int, offset: int, data: memoryview, *, name: str) -> None:
-    """Write a chunk (at most stream.CHUNK_BYTES) of the spooled ESP; zeros stay a hole of the file."""
-    if data == _ZEROS[: len(data)]:
+    """Write a chunk (at most stream.CHUNK_BYTES) of a spooled file; zeros stay a hole of it."""
+    if not data[0] and data.tobytes() == _ZEROS[: len(data)]:
         return
     os.lseek(fd, offset, os.SEEK_SET)
     stream.write_all(fd, data, name=name)

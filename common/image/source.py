@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import gpt, manifest, trust
+from common import files, gpt, manifest, trust
 from common.errors import AgentError, InvalidArgument
 from common.image.errors import ChecksumMismatch, NoSpace, NotAnImage, Truncated
 
@@ -24,16 +26,20 @@ _SHA256_LINE = re.compile(r"\\?([0-9A-Fa-f]{64}) [ *](.+)")
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The three partitions of a system image, and the size of the whole file in bytes."""
+    """The partitions of a system image, and the size of the whole file in bytes.
+
+    tree is None for an image without dm-verity.
+    """
 
     size_bytes: int
     esp: gpt.Partition
     root: gpt.Partition
-    tree: gpt.Partition
+    tree: gpt.Partition | None
 
     def by_role(self) -> dict[str, gpt.Partition]:
         """The partitions by the names that they have in a manifest."""
-        return {"esp": self.esp, "root": self.root, "root-verity": self.tree}
+        parts = {"esp": self.esp, "root": self.root}
+        return parts if self.tree is None else parts | {"root-verity": self.tree}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +92,27 @@ def layout(image: Image) -> Layout:
         table = gpt.read(image.fd, name=name, size_bytes=image.size_bytes)
     except gpt.NoPartitionTable as error:
         raise NotAnImage(f"{name} is not a system image: {str(error)[0].lower()}{str(error)[1:]}") from error
-    found = []
-    for kind, what in ((gpt.ESP, "esp"), (gpt.ROOT_X86_64, "root"), (gpt.ROOT_X86_64_VERITY, "root-verity")):
-        partitions = table.by_type(kind)
-        if len(partitions) != 1:
-            raise NotAnImage(
-                f"{name} is not a system image: it has {len(partitions)} {what} partitions, one is needed."
-            )
-        found.append(partitions[0])
-    needed = max(table.end_bytes, *(partition.end_bytes for partition in found))
+    esp, root = _only(table, gpt.ESP, "esp", name), _only(table, gpt.ROOT_X86_64, "root", name)
+    tree = None
+    if table.by_type(gpt.ROOT_X86_64_VERITY):
+        tree = _only(table, gpt.ROOT_X86_64_VERITY, "root-verity", name)
+    needed = max(table.end_bytes, *(part.end_bytes for part in (esp, root, tree) if part is not None))
     if needed > image.size_bytes:
         raise Truncated(
             f"{name} has {image.size_bytes} bytes but should have {needed}; copy or download it again."
         )
-    esp, root, tree = found
     if esp.size_bytes > MAX_ESP_BYTES:
         raise NoSpace(f"{name}: its ESP has {esp.size_bytes} bytes, at most {MAX_ESP_BYTES} are allowed.")
     return Layout(image.size_bytes, esp, root, tree)
+
+
+def _only(table: gpt.Table, kind: uuid.UUID, what: str, name: str) -> gpt.Partition:
+    partitions = table.by_type(kind)
+    if len(partitions) != 1:
+        raise NotAnImage(
+            f"{name} is not a system image: it has {len(partitions)} {what} partitions, one is needed."
+        )
+    return partitions[0]
 
 
 def expected_sha256(image: Image) -> str:
@@ -156,7 +166,7 @@ def _sidecar(path: Path, max_bytes: int) -> bytes | None:
             return None
         raise
     try:
-        raw = os.read(fd, max_bytes + 1)
+        raw = files.read_at(fd, max_bytes + 1, 0)
     except OSError as error:
         raise AgentError(f"{path} cannot be read: {error.strerror}.") from error
     finally:
@@ -176,11 +186,20 @@ def _open_regular(path: Path) -> int:
         if error.errno == errno.ELOOP:
             raise InvalidArgument(f"{path} is a symbolic link; name the file itself.") from error
         raise InvalidArgument(f"{path} cannot be opened: {error.strerror}.") from error
+    try:
+        require_regular(fd, str(path))
+    except InvalidArgument:
+        os.close(fd)
+        raise
+    return fd
+
+
+def require_regular(fd: int, name: str) -> None:
+    """Raises InvalidArgument unless a regular file, writable by its owner only, is open for reading."""
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode):
-        os.close(fd)
-        raise InvalidArgument(f"{path} is not a regular file.")
+        raise InvalidArgument(f"{name} is not a regular file.")
+    if fcntl.fcntl(fd, fcntl.F_GETFL) & (os.O_ACCMODE | os.O_PATH) not in (os.O_RDONLY, os.O_RDWR):
+        raise InvalidArgument(f"{name} is not open for reading.")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        os.close(fd)
-        raise InvalidArgument(f"{path} can be written by group or others; run 'chmod go-w' on it first.")
-    return fd
+        raise InvalidArgument(f"{name} can be written by group or others; run 'chmod go-w' on it first.")

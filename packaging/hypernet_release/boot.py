@@ -16,8 +16,8 @@ _STUB = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 _LOADER = "usr/lib/systemd/boot/efi/systemd-bootx64.efi"
 _OMIT = "network network-legacy ifcfg nfs iscsi multipath lvm mdraid btrfs dmraid crypt plymouth i18n resume"
 _DRIVERS = (
-    "erofs dm-verity ext4 vfat nls_ascii nls_cp437 virtio_blk virtio_pci virtio_scsi nvme ahci sd_mod"
-    " usb_storage uas megaraid_sas mpt3sas hpsa i6300esb iTCO_wdt sp5100_tco ipmi_watchdog"
+    "erofs squashfs ext4 dm-verity vfat nls_ascii nls_cp437 virtio_blk virtio_pci virtio_scsi nvme ahci"
+    " sd_mod usb_storage uas megaraid_sas mpt3sas hpsa i6300esb iTCO_wdt sp5100_tco ipmi_watchdog"
 )
 _PAGE = 0x1000
 _SECTION_ROW = r"^\s*\d+\s+\.\S+\s+([0-9a-f]+)\s+([0-9a-f]+)"  # size and address, as objdump(1) prints them
@@ -61,7 +61,8 @@ def make_initrd(tree: Path, module: Path, target: Path, epoch: int) -> None:
         "--omit",
         _OMIT,
     ]
-    argv += ["--drivers", " ".join(drivers), "--filesystems", "erofs ext4 vfat", "--gzip", "/tmp/initrd"]
+    argv += ["--drivers", " ".join(drivers), "--filesystems", "erofs squashfs ext4 vfat"]
+    argv += ["--gzip", "/tmp/initrd"]
     env = {"SOURCE_DATE_EPOCH": str(epoch), "dracutbasedir": "/usr/lib/dracut"}
     in_tree(tree, argv, timeout_sec=600, env=env)
     shutil.move(tree / "tmp/initrd", target)

@@ -10,7 +10,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import config, manifest
+from common import config, manifest, uki
+from hypernet_release.disk import FILESYSTEMS
 
 # A part behind '-' would make a version newer than the one without it for the boot loader (UAPI.10), behind
 # '~' it is older: so that is how a release candidate is written.
@@ -20,7 +21,7 @@ _MIRROR = re.compile(r"[a-z]+:/\S+")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9.+-]+(=[0-9A-Za-z.+:~-]+)?", re.ASCII)
 _REQUIREMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9A-Za-z.+!]+", re.ASCII)
 _PATTERN = re.compile(r"/\S+")
-_KERNEL_ARG = re.compile(r"(?!roothash=)[!-~]+")
+_KERNEL_ARG = re.compile(rf"(?!({'|'.join(map(re.escape, uki.ROOT_NAMES))})=)[!-~]+")
 _FINGERPRINT = re.compile(r"[0-9A-F]{40}")
 _CHANNEL = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}", re.ASCII)
 _URL = re.compile(r"https://[!-~]{1,2000}")
@@ -28,7 +29,7 @@ _URL = re.compile(r"https://[!-~]{1,2000}")
 VERSION_FORM = "X.Y.Z or X.Y.Z~rc1"
 PACKAGE_FORM = "NAME or NAME=VERSION"
 CHANNEL_FORM = "a word of lower-case letters and digits, such as stable"
-KERNEL_ARG_FORM = "one word of printable ASCII (roothash= is set by the build)"
+KERNEL_ARG_FORM = f"one word of printable ASCII ({', '.join(uki.ROOT_NAMES)} are set by the build)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class BuildConfig:
     that stay out of the image. overlay: folders copied over the root tree, in order.
     kernel_args: added to the kernel command line. signing_key: fingerprint or empty (the only secret
     key at hand). trusted_keys: folder of armoured keys and fingerprints.yaml, or None (made from the
-    signing key). statement: for the manifest.
+    signing key). statement: for the manifest. filesystem: of the root, one of disk.FILESYSTEMS. verity:
+    whether dm-verity protects it.
     """
 
     base_os: BaseOs
@@ -117,6 +119,8 @@ class BuildConfig:
     signing_key: str
     trusted_keys: Path | None
     statement: Statement
+    filesystem: str = "erofs"
+    verity: bool = True
 
 
 def load(path: Path) -> BuildConfig:
@@ -129,9 +133,6 @@ def load(path: Path) -> BuildConfig:
     mirror = _word(section, "mirror", _MIRROR, "URL", "")
     if base_os.needs_mirror and not mirror:
         raise section.error("mirror", f"{base_os.suite} has no default mirror; give the URL of one")
-    if not section.get_bool("verity", True):
-        raise section.error("verity", "images without dm-verity are not built; set it to true")
-    section.get_enum("filesystem", ("erofs",), "erofs")
     keys = section.section("keys")
     signing = keys.get_str("signing", "").replace(" ", "").upper()
     if signing and not _FINGERPRINT.fullmatch(signing):
@@ -150,6 +151,8 @@ def load(path: Path) -> BuildConfig:
         signing_key=signing,
         trusted_keys=_folder(keys, "trusted", path, trusted) if trusted else None,
         statement=_statement(section),
+        filesystem=section.get_enum("filesystem", tuple(FILESYSTEMS), "erofs"),
+        verity=section.get_bool("verity", True),
     )
     section.finish()
     return result

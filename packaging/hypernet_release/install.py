@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,14 +50,19 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class _Image:
-    """An image's partitions and its UKI, which lies unpacked with the rest of the ESP in `files`."""
+    """An image's partitions and its UKI, which lies unpacked with the rest of the ESP in `files`.
+
+    tree: None for an image without dm-verity. root_hash: 64 hex digits that both partitions of a slot are
+    named by.
+    """
 
     esp: gpt.Partition
     root: gpt.Partition
-    tree: gpt.Partition
+    tree: gpt.Partition | None
     files: Path
     uki: Path
     version: str
+    root_hash: str
 
 
 def install(request: Request) -> str:
@@ -110,13 +116,10 @@ def _formatters(definitions: Path) -> list[str]:
 def _read(request: Request, fd: int, folder: Path) -> _Image:
     """Look into the image and unpack its ESP to `folder`. Raises InstallError if it is no system image."""
     table = gpt.read(fd, name=str(request.image))
-    found = []
-    for kind, what in ((gpt.ESP, "ESP"), (gpt.ROOT_X86_64, "root"), (gpt.ROOT_X86_64_VERITY, "hash tree")):
-        partitions = table.by_type(kind)
-        if len(partitions) != 1:
-            raise _no_image(request, f"it has {len(partitions)} {what} partitions instead of one")
-        found.append(partitions[0])
-    esp, root, tree = found
+    esp, root = _only(request, table, gpt.ESP, "ESP"), _only(request, table, gpt.ROOT_X86_64, "root")
+    tree = None
+    if table.by_type(gpt.ROOT_X86_64_VERITY):
+        tree = _only(request, table, gpt.ROOT_X86_64_VERITY, "hash tree")
     source = f"{request.image}@@{esp.offset_bytes}"
     tools.run(
         ["mcopy", "-s", "-Q", "-i", source, "::/", str(folder)], timeout_sec=120, env=_environment(request)
@@ -127,9 +130,17 @@ def _read(request: Request, fd: int, folder: Path) -> _Image:
     facts = uki.read(kernels[0])
     if facts.image_id != "hypernet" or not facts.image_version:
         raise _no_image(request, "its unified kernel image is not one of ours")
-    if facts.root_hash != root.unique_uuid.hex + tree.unique_uuid.hex:
+    held = root.unique_uuid.hex + (tree.unique_uuid.hex if tree else facts.root_hash[32:])
+    if facts.root_hash != held or facts.verity != (tree is not None):
         raise _no_image(request, "its unified kernel image starts another root file system than it holds")
-    return _Image(esp, root, tree, folder, kernels[0], facts.image_version)
+    return _Image(esp, root, tree, folder, kernels[0], facts.image_version, facts.root_hash)
+
+
+def _only(request: Request, table: gpt.Table, kind: uuid.UUID, what: str) -> gpt.Partition:
+    partitions = table.by_type(kind)
+    if len(partitions) != 1:
+        raise _no_image(request, f"it has {len(partitions)} {what} partitions instead of one")
+    return partitions[0]
 
 
 def _no_image(request: Request, why: str) -> InstallError:
@@ -200,6 +211,8 @@ def _fill_slot(request: Request, image: _Image, source_fd: int, target: Path) ->
         table = gpt.read(stream.fileno(), name=str(request.disk))
         esp, root, tree = (_labelled(table, label) for label in ("esp", "system_a", "system_a_verity"))
         for part, slot in ((image.root, root), (image.tree, tree)):
+            if part is None:
+                continue
             if part.size_bytes > slot.size_bytes:
                 raise InstallError(
                     f"{request.disk} is too small: the image needs {part.size_bytes} bytes in {slot.label}, "
@@ -208,8 +221,8 @@ def _fill_slot(request: Request, image: _Image, source_fd: int, target: Path) ->
             _copy(source_fd, part, stream.fileno(), slot.offset_bytes)
         os.fsync(stream.fileno())
     sfdisk = ["sfdisk", "--quiet", "--no-reread", "--no-tell-kernel", "--part-uuid", str(target)]
-    for part, slot in ((image.root, root), (image.tree, tree)):
-        tools.run([*sfdisk, str(slot.number), str(part.unique_uuid)], timeout_sec=60)
+    for slot, value in zip((root, tree), disk.part_uuids(image.root_hash), strict=True):
+        tools.run([*sfdisk, str(slot.number), str(value)], timeout_sec=60)
     return esp
 
 

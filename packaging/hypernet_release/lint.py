@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import erofs, files, lint, manifest, trust
-from common.errors import AgentError
-from common.image import content, source
+from common import files, lint, manifest, trust
+from common.errors import AgentError, InvalidArgument
+from common.filesystem import FileSystemError
+from common.image import compressed, content, source
 
 DEFAULT_CHANNEL = "stable"
 
@@ -41,6 +42,10 @@ class Report:
 def opened(path: Path) -> Iterator[Opened]:
     """Open an image. Raises InvalidArgument, NotAnImage, Truncated."""
     with source.opened(str(path.absolute())) as image, files.scratch_folder() as work:
+        if compressed.is_compressed(image):
+            raise InvalidArgument(
+                f"{image.path.name} is compressed; unpack it first, with 'zstd -d {image.path.name}'."
+            )
         layout = source.layout(image)
         found = content.peek(image, layout, work, cancel=threading.Event())
         root = lint.open_root(image.fd, layout.root.offset_bytes, layout.root.size_bytes, image.path.name)
@@ -65,7 +70,7 @@ def lint_image(path: Path, *, signer: str = "", channel: str = "") -> Report:
             signature = stated.signature()
             try:
                 signers = _signers(image.root, stated.raw, signature, channel, now_sec)
-            except erofs.ErofsError:
+            except FileSystemError:
                 pass  # the lint itself reports it
             except AgentError as error:
                 findings.append(lint.Finding("keys", f"The key set of the image refuses it: {error}"))

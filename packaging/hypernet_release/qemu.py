@@ -27,10 +27,13 @@ from common.errors import AgentError
 
 _FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
 _VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+HOST = "10.0.2.2"
+"""The host's address for a guest with a network (QEMU's default)."""
+
 _KVM_PROBE_SEC = 6.0
 _CALL_SEC = 20.0
 _REPLY_MAX_BYTES = 32 << 20
-_ROOT_HASH = re.compile(r"Command line: [^\n]*?roothash=([0-9a-f]{64})")
+_ROOT_HASH = re.compile(r"Command line: [^\n]*?(?:roothash|hypernet\.rootsha256)=([0-9a-f]{64})")
 _ESCAPES = re.compile(r"\x1b(\[[0-9;?=]*[A-Za-z]|[()][A-Z0-9])|\x1bc|\r")
 
 
@@ -52,6 +55,7 @@ class Machine:
 
     disk: raw file of a disk made by `hypernet-image install`. folder: for firmware variables, socket and
     console.log. share: folder that the guest can mount by 9p, tag "releases", read-only. cores: its CPUs.
+    network: a card behind a router that answers DHCP; the host's own 127.0.0.1 is HOST there.
     on_console: is given each piece of console output as it comes. interactive: console on this terminal,
     with root logged in.
     """
@@ -64,6 +68,7 @@ class Machine:
         share: Path | None = None,
         cores: int = 1,
         memory_mib: int = 1536,
+        network: bool = False,
         on_console: Callable[[bytes], None] | None = None,
         interactive: bool = False,
     ) -> None:
@@ -73,6 +78,7 @@ class Machine:
         self._share = share
         self._cores = cores
         self._memory_mib = memory_mib
+        self._network = network
         self._on_console = on_console
         self._interactive = interactive
         self._process: subprocess.Popen[bytes] | None = None
@@ -195,6 +201,8 @@ class Machine:
         if self._share:
             share = f"local,path={self._share},mount_tag=releases,security_model=none,readonly=on"
             argv += ["-virtfs", share]
+        if self._network:
+            argv += ["-netdev", "user,id=network", "-device", "virtio-net-pci,netdev=network,romfile="]
         if self._interactive:
             # See packaging/image/demo: a login on this terminal.
             argv += ["-fw_cfg", "name=opt/io.systemd.credentials/demo.autologin,string=yes"]

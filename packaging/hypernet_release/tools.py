@@ -18,6 +18,7 @@ from common import process
 from hypernet_release.errors import ToolError
 
 PACKAGES = {
+    "debugfs": "e2fsprogs",
     "dpkg-deb": "dpkg",
     "dpkg-query": "dpkg",
     "gpg": "gpg",
@@ -25,10 +26,12 @@ PACKAGES = {
     "mdir": "mtools",
     "mmd": "mtools",
     "mren": "mtools",
+    "mke2fs": "e2fsprogs",
     "mkfs.erofs": "erofs-utils",
     "mkfs.ext4": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
     "mkfs.xfs": "xfsprogs",
+    "mksquashfs": "squashfs-tools",
     "mmdebstrap": "mmdebstrap",
     "objcopy": "binutils",
     "objdump": "binutils",
@@ -36,6 +39,7 @@ PACKAGES = {
     "systemctl": "systemd",
     "systemd-repart": "systemd",
     "tar": "tar",
+    "tune2fs": "e2fsprogs",
     "unshare": "util-linux",
     "veritysetup": "cryptsetup-bin",
     "wipefs": "util-linux",
@@ -63,6 +67,7 @@ def run(
     env: Mapping[str, str] = {},
     stdin: bytes = b"",
     name: str | None = None,
+    max_output_bytes: int = 1 << 20,
 ) -> process.Completed:
     """Run a program as common.process.run() does; it has to end with status 0.
 
@@ -71,7 +76,9 @@ def run(
     require(argv[:1])
     name = name or argv[0]
     try:
-        return process.run(argv, timeout_sec=timeout_sec, env=env, stdin=stdin)
+        return process.run(
+            argv, timeout_sec=timeout_sec, env=env, stdin=stdin, max_output_bytes=max_output_bytes
+        )
     except process.ProcessError as error:
         command = shlex.join(argv)
         if error.completed is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small root file systems that have all a server needs to update itself again: erofs, made by mkfs.erofs."""
+"""Small root file systems that have all a server needs to update itself again, as the builder makes them."""
 
 from __future__ import annotations
 
@@ -53,9 +53,14 @@ LINKS: Mapping[str, str] = {
 
 
 def make_root(
-    path: Path, *, trusted: Path | None, leave_out: Collection[str] = (), extra: Mapping[str, bytes] = {}
+    path: Path,
+    *,
+    trusted: Path | None,
+    leave_out: Collection[str] = (),
+    extra: Mapping[str, bytes] = {},
+    filesystem: str = "erofs",
 ) -> None:
-    """Write a root file system that passes the lint to `path`, uncompressed, as the image builder does.
+    """Write a root file system that passes the lint to `path`; filesystem: one of disk.FILESYSTEMS.
 
     trusted: folder that becomes /usr/share/hypernet/trusted-keys (None: there is none). leave_out: names in
     FILES or LINKS, or folders of such, that stay out. extra: content of more files by their names; they
@@ -66,7 +71,7 @@ def make_root(
         tree.mkdir()
         tree.chmod(0o755)
         fill(tree, trusted=trusted, leave_out=leave_out, extra=extra)
-        disk.make_root(tree, path, EPOCH)
+        disk.make_root(tree, path, EPOCH, filesystem)
 
 
 def fill(

@@ -29,6 +29,21 @@ def test_an_endless_file_is_refused() -> None:
         files.read_bounded(Path("/dev/zero"), 100)
 
 
+def test_a_file_system_that_gives_less_than_was_asked_for_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 9p, FUSE and network file systems may."""
+    path, whole = tmp_path / "file", bytes(range(256)) * 40
+    path.write_bytes(whole)
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, offset: pread(fd, min(size, 1000), offset))
+
+    with path.open("rb") as file:
+        assert files.read_at(file.fileno(), 5000, 100) == whole[100:5100]
+        assert files.read_at(file.fileno(), 5000, 9000) == whole[9000:]
+        assert files.read_at(file.fileno(), 10, 1 << 40) == b""
+
+
 def test_a_fifo_does_not_block_the_reader(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     with pytest.raises(files.FileUnreadable, match="it is not a regular file"):

@@ -157,6 +157,32 @@ def test_an_image_whose_boots_cannot_be_counted_is_unfit(look: Look) -> None:
     )
 
 
+PLAIN = f"root=PARTUUID=01234567-89ab-cdef-0123-456789abcdef hypernet.rootsha256={ROOT_HASH}"
+
+
+def test_an_image_without_a_hash_tree_names_its_root_by_its_hash(look: Look) -> None:
+    assert look(cmdline=CMDLINE.replace(f"roothash={ROOT_HASH}", PLAIN)) == ()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        PLAIN.split()[0],
+        PLAIN.split()[1],
+        PLAIN.replace("0123456789abcdef0", "1123456789abcdef0"),
+        PLAIN.replace("PARTUUID=0", "PARTUUID=1"),
+        f"{PLAIN} roothash={ROOT_HASH}",
+        f"{PLAIN} root=/dev/sda1",
+        f"roothash={ROOT_HASH} root=/dev/sda1",
+        f"roothash={ROOT_HASH} {PLAIN.split()[1]}",
+    ],
+)
+def test_a_root_that_is_named_otherwise_is_unfit(look: Look, arguments: str) -> None:
+    cmdline = CMDLINE.replace(f"roothash={ROOT_HASH}", arguments)
+
+    assert "so it would start another system" in only(look(cmdline=cmdline), "cmdline")
+
+
 @pytest.mark.parametrize(
     "arguments", ["panic=10", "panic=0 panic=5", "panic=-1", "panic=10 rd.shell=1 rd.emergency=halt"]
 )
@@ -277,10 +303,27 @@ def test_a_configuration_version_that_is_no_number_is_found(look: Look, text: by
     assert "holds no number" in only(look(extra={root_images.CONFIG_VERSION: text}), "config")
 
 
-def test_another_file_system_is_a_finding(tmp_path: Path) -> None:
-    process.run(["mkfs.ext4", "-q", str(tmp_path / "root"), "1M"], timeout_sec=60)
+@pytest.mark.parametrize("filesystem", ["erofs", "ext4", "squashfs"])
+def test_an_image_with_each_kind_of_file_system_is_fit(
+    tmp_path: Path, trusted: Path, filesystem: str
+) -> None:
+    root_images.make_root(tmp_path / "root", trusted=trusted, filesystem=filesystem)
 
-    assert only(check_file(tmp_path / "root"), "filesystem") == "root of IMG holds no erofs file system."
+    assert check_file(tmp_path / "root", now_sec=NOW_SEC + DAY_SEC) == ()
+
+
+def test_another_file_system_is_a_finding(tmp_path: Path) -> None:
+    process.run(["mkfs.vfat", "-C", str(tmp_path / "root"), "1024"], timeout_sec=60)
+
+    assert only(check_file(tmp_path / "root"), "filesystem") == (
+        "root of IMG holds neither an erofs nor an ext4 nor a squashfs file system."
+    )
+
+
+def test_a_partition_of_a_few_bytes_is_a_finding(tmp_path: Path) -> None:
+    (tmp_path / "root").write_bytes(b"hsqs")
+
+    assert "damaged file system" in only(check_file(tmp_path / "root"), "filesystem")
 
 
 def test_a_damaged_file_system_is_a_finding(tmp_path: Path, trusted: Path) -> None:

@@ -42,9 +42,30 @@ def test_the_text_sections_are_read(tmp_path: Path) -> None:
     assert ".text" in facts.sections
 
 
+@pytest.mark.parametrize("verity", [True, False])
+def test_the_root_is_read_from_the_arguments_that_name_it(tmp_path: Path, verity: bool) -> None:
+    facts = uki.read(make(tmp_path, cmdline=" ".join(uki.root_arguments(ROOT_HASH, verity=verity))))
+
+    assert (facts.root_hash, facts.verity) == (ROOT_HASH, verity)
+
+
+def test_without_a_hash_tree_the_root_is_named_by_its_partition_too() -> None:
+    assert uki.root_arguments(ROOT_HASH, verity=False) == (
+        "root=PARTUUID=01234567-89ab-cdef-0123-456789abcdef",
+        f"hypernet.rootsha256={ROOT_HASH}",
+    )
+
+
 @pytest.mark.parametrize(
     "cmdline",
-    ["quiet", f"roothash={ROOT_HASH} roothash={'f' * 64}", "roothash=abc", f"roothash={ROOT_HASH.upper()}"],
+    [
+        "quiet",
+        f"roothash={ROOT_HASH} roothash={'f' * 64}",
+        f"roothash={ROOT_HASH} hypernet.rootsha256={ROOT_HASH}",
+        "roothash=abc",
+        "hypernet.rootsha256=abc",
+        f"roothash={ROOT_HASH.upper()}",
+    ],
 )
 def test_anything_but_one_whole_root_hash_counts_as_none(tmp_path: Path, cmdline: str) -> None:
     assert uki.read(make(tmp_path, cmdline=cmdline)).root_hash == ""

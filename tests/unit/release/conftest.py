@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common import gpt
+from common.uki import root_arguments
 from hypernet_release import boot, disk, signing
 from tests.fakes import root_images, slot_images
 from tests.fakes.slot_images import Key
@@ -45,17 +46,17 @@ def make_tree(folder: Path, key: Key) -> Path:
     return folder
 
 
-def make_image(folder: Path, tree: Path) -> Built:
+def make_image(folder: Path, tree: Path, *, filesystem: str = "erofs", verity: bool = True) -> Built:
     """All steps behind the root tree, as `hypernet-image build` takes them."""
     folder.mkdir()
     image, uki, esp = folder / f"hypernet-{VERSION}.img", folder / "uki.efi", folder / "esp.fat"
-    root, hashes, initrd = folder / "root.erofs", folder / "root.verity", folder / "initrd"
+    root, hashes, initrd = folder / "root", folder / "root.verity", folder / "initrd"
     initrd.write_bytes(b"initrd" * 3000)
-    disk.make_root(tree, root, EPOCH)
-    root_hash = disk.make_hash_tree(root, hashes)
+    disk.make_root(tree, root, EPOCH, filesystem)
+    root_hash = disk.make_hash_tree(root, hashes) if verity else disk.plain_root_hash(root)
     kernel = boot.find_kernel(tree).image
-    arguments = f"roothash={root_hash} ro {root_images.KERNEL_ARGS}"
-    boot.make_uki(tree, kernel, initrd, arguments, uki, EPOCH)
+    arguments = [*root_arguments(root_hash, verity=verity), "ro", root_images.KERNEL_ARGS]
+    boot.make_uki(tree, kernel, initrd, " ".join(arguments), uki, EPOCH)
     boot.make_esp(tree, uki, VERSION, esp, EPOCH)
     root_uuid, tree_uuid = disk.part_uuids(root_hash)
     parts = [
@@ -63,7 +64,7 @@ def make_image(folder: Path, tree: Path) -> Built:
         disk.Part("root", gpt.ROOT_X86_64, root_uuid, root),
         disk.Part("root-verity", gpt.ROOT_X86_64_VERITY, tree_uuid, hashes),
     ]
-    disk.assemble(parts, image, root_hash)
+    disk.assemble(parts if verity else parts[:2], image, root_hash)
     signing.write_checksum(image)
     return Built(image, uki, esp, root, hashes, root_hash)
 

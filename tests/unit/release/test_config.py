@@ -36,6 +36,8 @@ expires: 90d
 min_version: 1.0.0
 min_from_version: 0.9.0~rc1
 notes_url: https://hypernet.test/notes
+filesystem: squashfs
+verity: false
 """
 
 
@@ -71,6 +73,8 @@ def test_all_keys_of_a_configuration_are_read(path: Path) -> None:
             min_from_version="0.9.0~rc1",
             notes_url="https://hypernet.test/notes",
         ),
+        filesystem="squashfs",
+        verity=False,
     )
 
 
@@ -84,6 +88,7 @@ def test_only_three_keys_are_required(path: Path) -> None:
     definition = config.load(path)
 
     assert definition.trusted_keys is None
+    assert (definition.filesystem, definition.verity) == ("erofs", True)
     assert definition.statement == config.Statement(
         channel="stable",
         serial=None,
@@ -110,14 +115,19 @@ def test_only_three_keys_are_required(path: Path) -> None:
         ("h11==0.14.0", "--index-url=x", "7: hypernet_dependencies: '--index-url=x' is not of the form"),
         ("- /usr/share/doc/*", "- doc", "9: exclude: 'doc' is not of the form a path pattern"),
         ("console=ttyS0,115200", "a b", "11: kernel_command_line: 'a b' is not of the form one word"),
+        ("console=ttyS0,115200", "root=/dev/sda1", "11: kernel_command_line: 'root=/dev/sda1' is not of"),
         ("console=ttyS0,115200", "roothash=0", "11: kernel_command_line: 'roothash=0' is not of the form"),
         ("- files", "- nowhere", "13: overlay: {folder}/nowhere is not a folder; create it"),
         ("0123 4567 89ab", "0123", "16: keys.signing: '0123CDEF0123456789ABCDEF01234567' is not a finger"),
         ("trusted: keys", "trusted: nokeys", "17: keys.trusted: {folder}/nokeys is not a folder"),
         ("trusted: keys", "private: x", "17: keys.private: unknown key, allowed here are: signing, trusted"),
         ("packages:", "package:", "4: package: unknown key, allowed here are: "),
-        ("keys:", "verity: false\nkeys:", "15: verity: images without dm-verity are not built"),
-        ("keys:", "filesystem: ext4\nkeys:", "15: filesystem: "),
+        (
+            "filesystem: squashfs",
+            "filesystem: xfs",
+            "24: filesystem: 'xfs' is not allowed, allowed are erofs",
+        ),
+        ("verity: false", "verity: maybe", "25: verity: "),
         ("keys:", "mirror: bookworm\nkeys:", "15: mirror: 'bookworm' is not of the form URL"),
         ("channel: beta", "channel: Be ta", "18: channel: 'Be ta' is not of the form a word of lower-case"),
         ("serial: 17", "serial: -1", "19: serial: "),
@@ -158,6 +168,8 @@ def test_a_kernel_argument_is_one_word(arg: str) -> None:
     assert config.is_kernel_arg(arg)
 
 
-@pytest.mark.parametrize("arg", ["", "a b", "a\n", "ä", "roothash=00", "tab\t"])
+@pytest.mark.parametrize(
+    "arg", ["", "a b", "a\n", "ä", "roothash=00", "root=x", "hypernet.rootsha256=0", "tab\t"]
+)
 def test_another_kernel_argument_is_refused(arg: str) -> None:
     assert not config.is_kernel_arg(arg)
