@@ -26,7 +26,7 @@ _hypernet_admin() {
 
     case $prev in
         --image)
-            _filedir img
+            _filedir '@(img|zst)'
             return
             ;;
         --keys)

@@ -9,12 +9,12 @@ _hypernet_image() {
     local verb='' word
     for word in "${words[@]:1:cword-1}"; do
         case $word in
-            build | lint | install) [[ $verb ]] || verb=$word ;;
+            build | info | verify | lint | delta | install) [[ $verb ]] || verb=$word ;;
         esac
     done
 
     case $prev in
-        --output | --gnupg-home | --cache | --overlay)
+        --output | --gnupg-home | --cache | --overlay | --keys)
             _filedir -d
             return
             ;;
@@ -38,16 +38,20 @@ _hypernet_image() {
             options+=(--version --output --agents --gnupg-home --cache --overlay --package --kernel-arg)
             options+=(--channel --serial --expires --min-version --min-from-version --issued)
             ;;
-        lint) options+=(--json) ;;
+        info | lint) options+=(--json) ;;
+        verify) options+=(--keys --json) ;;
+        delta) options+=(--output) ;;
         install) options+=(--size --wipe) ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "${options[*]}" -- "$cur")
     elif [[ ! $verb ]]; then
-        mapfile -t COMPREPLY < <(compgen -W "build lint install" -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -W "build info verify lint delta install" -- "$cur")
     elif [[ $verb == build ]]; then
         _filedir yaml
-    elif [[ $verb == lint ]]; then
+    elif [[ $verb == info || $verb == verify ]]; then
+        _filedir '@(img|img.zst)'
+    elif [[ $verb == lint || $verb == delta ]]; then
         _filedir img
     else
         # The disk may be a device or a file.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hypernet-image(1): build, sign, lint and install system images."""
+"""hypernet-image(1): build, sign, inspect, lint and install system images."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common import duration, manifest
+from common import duration, image, manifest, trust
 from common.errors import AgentError, InvalidArgument, NotPermitted, report
 from common.files import FileSystemFull
-from hypernet_release import build, config, install, lint
+from common.image import description
+from hypernet_release import build, config, deltas, install, lint
 from hypernet_release.errors import ImageUnfit
 
 _PROGRAM = "hypernet-image"
+_JSON_FORMAT = 1
 _REPOSITORY_DATA = Path(__file__).resolve().parents[1] / "image"
 _INSTALLED_DATA = Path("/usr/share/hypernet-release/image")
 
@@ -36,6 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if arguments.verb == "lint":
             return _lint(arguments.image, as_json=arguments.json)
+        if arguments.verb in ("info", "verify"):
+            return _show(arguments)
+        if arguments.verb == "delta":
+            print(deltas.make(arguments.old, arguments.new, arguments.output or arguments.new.parent))
+            return 0
         if os.geteuid() != 0:
             raise NotPermitted(
                 f"{_PROGRAM} {arguments.verb} needs root for file owners and loop devices; use sudo."
@@ -80,9 +88,27 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--min-from-version", metavar="VERSION", help="oldest version that may update to it")
     make.add_argument("--issued", metavar="TIME", help="time in the manifest; default: now")
 
+    show = verbs.add_parser("info", help="show what an image says about itself")
+    show.add_argument("image", type=Path, metavar="IMG", help=".img or .img.zst")
+    show.add_argument("--json", action="store_true", help="print one JSON object")
+
+    prove = verbs.add_parser("verify", help="check signature, hashes and parts of an image")
+    prove.add_argument("image", type=Path, metavar="IMG", help=".img or .img.zst")
+    prove.add_argument(
+        "--keys", type=Path, required=True, metavar="DIR", help="folder with the trusted keys"
+    )
+    prove.add_argument("--json", action="store_true", help="print one JSON object")
+
     look = verbs.add_parser("lint", help="check that servers with an image could update themselves again")
     look.add_argument("image", type=Path, metavar="IMG")
     look.add_argument("--json", action="store_true", help="print one JSON object")
+
+    small = verbs.add_parser("delta", help="make the file that brings servers from one release to another")
+    small.add_argument("old", type=Path, metavar="OLD", help="image that the servers run")
+    small.add_argument("new", type=Path, metavar="NEW", help="image of the release")
+    small.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder for the file; default: that of NEW"
+    )
 
     put = verbs.add_parser("install", help="lay out a disk and put an image into slot A")
     put.add_argument("image", type=Path, metavar="IMG")
@@ -146,16 +172,30 @@ def _statement(arguments: argparse.Namespace, statement: config.Statement) -> co
     return statement
 
 
-def _lint(image: Path, *, as_json: bool) -> int:
-    found = lint.lint_image(image)
+def _lint(path: Path, *, as_json: bool) -> int:
+    found = lint.lint_image(path)
     if as_json:
         findings = [{"rule": finding.rule, "message": finding.message} for finding in found.findings]
-        shown = {"image": str(image), "version": found.version, "root_hash": found.root_hash}
+        shown = {"image": str(path), "version": found.version, "root_hash": found.root_hash}
         print(json.dumps(shown | {"findings": findings}, indent=2))
     else:
         for finding in found.findings:
             print(finding.message)
     return ImageUnfit.exit_status if found.findings else 0
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    if arguments.verb == "verify":
+        found = image.inspect(arguments.image, store=trust.load(arguments.keys))
+        signature = description.good(found)
+    else:
+        found = image.inspect(arguments.image, store=None)
+        signature = "not checked; 'hypernet-image verify' checks it"
+    if arguments.json:
+        print(json.dumps({"format": _JSON_FORMAT, **description.values(found)}, indent=2))
+    else:
+        print(description.describe(found, signature, now_sec=int(time.time())), end="")
+    return 0
 
 
 def _install_request(arguments: argparse.Namespace) -> install.Request:

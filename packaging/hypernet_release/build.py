@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hypernet-image build`: from build-config.yaml to hypernet-X.Y.Z.img, its manifest and signatures.
+"""`hypernet-image build`: from build-config.yaml to hypernet-X.Y.Z.img, its compressed form, manifest and
+signatures.
 
 Reproducible: the same configuration, packages and SOURCE_DATE_EPOCH give the same image
 (https://reproducible-builds.org/specs/source-date-epoch/). Signatures and the time in the manifest differ.
@@ -14,11 +15,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import files, gpt, trust
-from hypernet_release import boot, disk, lint, rootfs, statement, tools
+from common import files, gpt, trust, uki
+from hypernet_release import boot, disk, lint, rootfs, statement, tools, transport
 from hypernet_release.cache import Cache, file_digest, tree_digest
 from hypernet_release.config import BuildConfig
 from hypernet_release.errors import BuildError, ImageUnfit, ToolError
+from hypernet_release.framecache import FrameCompressor
 from hypernet_release.signing import Signer, write_checksum, write_trusted_keys
 from hypernet_release.tools import step
 
@@ -32,7 +34,6 @@ _TOOLS = (
     "gpg",
     "mcopy",
     "mdir",
-    "mkfs.erofs",
     "mkfs.vfat",
     "mmdebstrap",
     "objcopy",
@@ -74,7 +75,7 @@ def build(request: Request) -> Path:
     What a failed program said is in `output`/build.log. Raises BuildError, ToolError, ConfigError, OSError;
     ImageUnfit with the findings on standard error.
     """
-    tools.require(_TOOLS)
+    tools.require((*_TOOLS, *disk.FILESYSTEMS[request.config.filesystem]))
     statement.check(request.config.statement, request.version)
     if request.config.trusted_keys is not None:
         trust.load(request.config.trusted_keys)
@@ -94,10 +95,19 @@ def build(request: Request) -> Path:
         image.chmod(0o644)  # nobody else may write what is about to be signed, whatever the umask is
         with step("Linting"):
             _lint(image, signer, request.config.statement.channel)
+        with step("Compressing"):
+            compressor = FrameCompressor(
+                transport.LEVEL, request.cache.absolute() / "frames" if request.cache else None
+            )
+            compressed = transport.write(image, compressor)
+            compressor.prune()
         with step("Signing"):
             issued_sec = int(time.time()) if request.issued_sec is None else request.issued_sec
-            manifest = statement.write_manifest(image, request.config.statement, issued_sec=issued_sec)
-            sidecars = [write_checksum(image), signer.sign(image), manifest, signer.sign(manifest)]
+            manifest = statement.write_manifest(
+                image, request.config.statement, issued_sec=issued_sec, transport=compressed
+            )
+            sidecars = [write_checksum(image), signer.sign(image), image.with_name(compressed.name)]
+            sidecars += [manifest, signer.sign(manifest)]
         _publish(image, sidecars, output)
     return output / image.name
 
@@ -138,19 +148,22 @@ def _make_image(request: Request, signer: Signer, work: Path) -> Path:
             write_trusted_keys(signer, keys, request.config.statement.channel)
         shutil.copytree(keys, tree / "usr/share/hypernet/trusted-keys")
         rootfs.settle(tree, request.config, request.overlays, request.version)
-    with step("Making root file system and hash tree"):
-        disk.make_root(tree, work / "root.erofs", request.epoch)
-        root_hash = disk.make_hash_tree(work / "root.erofs", work / "root.verity")
+    root, hash_tree, verity = work / "root", work / "root.verity", request.config.verity
+    with step("Making root file system and hash tree" if verity else "Making root file system"):
+        disk.make_root(tree, root, request.epoch, request.config.filesystem)
+        root_hash = disk.make_hash_tree(root, hash_tree) if verity else disk.plain_root_hash(root)
     with step("Making the unified kernel image and the disk image"):
-        command_line = [f"roothash={root_hash}", "ro", *request.config.kernel_args, *request.kernel_args]
+        command_line = [*uki.root_arguments(root_hash, verity=verity), "ro"]
+        command_line += [*request.config.kernel_args, *request.kernel_args]
         boot.make_uki(tree, kernel, initrd, " ".join(command_line), work / "uki.efi", request.epoch)
         boot.make_esp(tree, work / "uki.efi", request.version, work / "esp.fat", request.epoch)
         root_uuid, tree_uuid = disk.part_uuids(root_hash)
         parts = [
             disk.Part("esp", gpt.ESP, disk.esp_uuid(root_hash), work / "esp.fat"),
-            disk.Part("root", gpt.ROOT_X86_64, root_uuid, work / "root.erofs"),
-            disk.Part("root-verity", gpt.ROOT_X86_64_VERITY, tree_uuid, work / "root.verity"),
+            disk.Part("root", gpt.ROOT_X86_64, root_uuid, root),
         ]
+        if verity:
+            parts.append(disk.Part("root-verity", gpt.ROOT_X86_64_VERITY, tree_uuid, hash_tree))
         image = work / f"hypernet-{request.version}.img"
         disk.assemble(parts, image, root_hash)
     return image

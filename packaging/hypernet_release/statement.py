@@ -19,10 +19,13 @@ from hypernet_release.errors import BuildError
 _CHUNK = 4 << 20
 
 
-def write_manifest(image: Path, statement: Statement, *, issued_sec: int) -> Path:
+def write_manifest(
+    image: Path, statement: Statement, *, issued_sec: int, transport: manifest.Transport | None = None
+) -> Path:
     """Write hypernet-X.Y.Z.manifest.json beside hypernet-X.Y.Z.img; returns its path.
 
-    issued_sec: seconds since 1970. Raises BuildError, and what reading the image raises.
+    issued_sec: seconds since 1970. transport: the compressed form, if there is one. Raises BuildError, and
+    what reading the image raises.
     """
     with lint.opened(image) as found:
         parts = tuple(
@@ -55,6 +58,7 @@ def write_manifest(image: Path, statement: Statement, *, issued_sec: int) -> Pat
             uki_sha256=found.content.uki_sha256,
             notes_url=statement.notes_url,
             digest="",
+            transport=transport,
         )
     raw = manifest.render(release)
     path = image.with_name(image.name.removesuffix(".img") + manifest.SUFFIX)

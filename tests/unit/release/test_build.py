@@ -13,7 +13,7 @@ import pytest
 
 from common import manifest, process, trust
 from common.errors import AgentError
-from hypernet_release import build, config, rootfs, signing
+from hypernet_release import build, config, framecache, rootfs, signing
 from hypernet_release.errors import BuildError, ImageUnfit
 from tests.fakes.slot_images import Key
 from tests.unit.release.conftest import EPOCH, Built
@@ -23,9 +23,11 @@ NAMES = [
     "hypernet-1.2.3.img",
     "hypernet-1.2.3.img.asc",
     "hypernet-1.2.3.img.sha256",
+    "hypernet-1.2.3.img.zst",
     "hypernet-1.2.3.manifest.json",
     "hypernet-1.2.3.manifest.json.asc",
 ]
+MANIFEST = "hypernet-1.2.3.manifest.json"
 
 
 @pytest.fixture
@@ -92,7 +94,7 @@ def test_the_files_of_a_build_have_the_same_mode_whatever_the_umask_is(
     finally:
         os.umask(old)
 
-    assert [(request_.output / name).stat().st_mode & 0o777 for name in NAMES] == [0o644] * 5
+    assert [(request_.output / name).stat().st_mode & 0o777 for name in NAMES] == [0o644] * len(NAMES)
 
 
 @pytest.mark.usefixtures("quick")
@@ -112,23 +114,46 @@ def test_a_server_with_the_key_set_of_the_build_accepts_the_manifest(
 ) -> None:
     build.build(request_)
     signing.write_trusted_keys(signing.Signer(key.home, ""), tmp_path / "keys")
-    raw = (request_.output / NAMES[3]).read_bytes()
+    raw = (request_.output / MANIFEST).read_bytes()
     accepted = trust.verify_bytes(
         trust.load(tmp_path / "keys"),
         raw,
-        (request_.output / NAMES[4]).read_bytes(),
-        name=NAMES[4],
-        channel=manifest.parse(raw, name=NAMES[3]).channel,
+        (request_.output / f"{MANIFEST}.asc").read_bytes(),
+        name=f"{MANIFEST}.asc",
+        channel=manifest.parse(raw, name=MANIFEST).channel,
     )
 
     assert accepted.fingerprints == (key.fingerprint,)
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_manifest_describes_the_compressed_form(request_: build.Request) -> None:
+    build.build(request_)
+    release = manifest.parse((request_.output / MANIFEST).read_bytes(), name=MANIFEST)
+    compressed = request_.output / "hypernet-1.2.3.img.zst"
+
+    assert release.transport is not None
+    assert (release.transport.name, release.transport.size_bytes) == (
+        compressed.name,
+        compressed.stat().st_size,
+    )
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_second_build_finds_its_frames_in_the_cache(
+    request_: build.Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build.build(request_)
+    monkeypatch.delattr(framecache.FrameCompressor, "_compress")
+
+    build.build(request_)
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_manifest_is_issued_now(request_: build.Request) -> None:
     before_sec = int(time.time())
     build.build(request_)
-    release = manifest.parse((request_.output / NAMES[3]).read_bytes(), name=NAMES[3])
+    release = manifest.parse((request_.output / MANIFEST).read_bytes(), name=MANIFEST)
 
     assert before_sec <= release.issued_sec <= time.time()
 
@@ -136,7 +161,7 @@ def test_a_manifest_is_issued_now(request_: build.Request) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_manifest_is_issued_when_it_was_asked_for(request_: build.Request) -> None:
     build.build(dataclasses.replace(request_, issued_sec=1_800_000_000))
-    release = manifest.parse((request_.output / NAMES[3]).read_bytes(), name=NAMES[3])
+    release = manifest.parse((request_.output / MANIFEST).read_bytes(), name=MANIFEST)
 
     assert release.issued_sec == 1_800_000_000
 

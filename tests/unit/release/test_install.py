@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from common import gpt, process, uki
 from common.errors import AgentError
 from hypernet_release import install, signing, tools
 from hypernet_release.errors import ToolError
-from tests.unit.release.conftest import EPOCH, VERSION, Built
+from tests.unit.release.conftest import EPOCH, VERSION, Built, make_image
 
 MIB = 1 << 20
 DISK_BYTES = 256 * MIB
@@ -96,6 +97,31 @@ def test_the_partitions_of_slot_a_carry_the_root_hash(request_: install.Request,
     (root,), (tree,) = table.by_label("system_a"), table.by_label("system_a_verity")
 
     assert root.unique_uuid.hex + tree.unique_uuid.hex == built.root_hash
+
+
+def test_an_image_without_hash_tree_gives_both_partitions_the_hash_of_its_root(
+    tree: Path, tmp_path: Path, layout: Path
+) -> None:
+    plain = make_image(tmp_path / "plain", tree, filesystem="squashfs", verity=False)
+    disk = tmp_path / "disk.img"
+    install.install(install.Request(plain.image, disk, layout, DISK_BYTES, wipe=False))
+    table = read(disk)
+    (slot,), (hashes,) = table.by_label("system_a"), table.by_label("system_a_verity")
+    content = plain.root.read_bytes()
+
+    assert slot.unique_uuid.hex + hashes.unique_uuid.hex == hashlib.sha256(content).hexdigest()
+    assert disk.read_bytes()[slot.offset_bytes :].startswith(content)
+
+
+def test_an_image_that_lost_its_hash_tree_is_refused(built: Built, tmp_path: Path, layout: Path) -> None:
+    image = tmp_path / built.image.name
+    shutil.copyfile(built.image, image)
+    process.run(["sfdisk", "--quiet", "--delete", str(image), "3"], timeout_sec=30)
+    signing.write_checksum(image)
+
+    assert "starts another root file system than it holds" in refusal(
+        install.Request(image, tmp_path / "disk.img", layout, DISK_BYTES, wipe=False)
+    )
 
 
 def test_the_boot_entry_is_counted_and_the_only_one(request_: install.Request) -> None:
