@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agents' D-Bus interfaces, one method for each call that hypernet-admin makes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from common import bus
@@ -63,9 +62,14 @@ class Agents:
         """Collect the changed properties (PropertiesChanged) of the slot manager and of its jobs."""
         return self._client.subscribe(_PROPERTIES, "PropertiesChanged", sender=_SLOT_MANAGER.name)
 
-    async def install(self, image: Path, options: Mapping[str, bool | str]) -> str:
-        """Start to install an image (absolute path) and return the object path of the job."""
-        (job,) = await self._change("Install", "sa{sv}", str(image), dict(options))
+    async def install(self, source: str, options: Mapping[str, bool | str]) -> str:
+        """Start to install an image (absolute path or URL) and return the object path of the job."""
+        (job,) = await self._change("Install", "sa{sv}", source, dict(options))
+        return str(job)
+
+    async def install_file(self, files: Sequence[int], options: Mapping[str, bool | str]) -> str:
+        """The same with open files: an image, its manifest, and the signature of that."""
+        (job,) = await self._change("InstallFile", "hhha{sv}", *files, dict(options))
         return str(job)
 
     async def cancel(self, path: str) -> None:

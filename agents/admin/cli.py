@@ -41,7 +41,9 @@ class Options:
     check: bool = False
     """Only judge, by the exit status and one line (`status`)."""
     image: Path = Path()
-    """Absolute path of an image file (`update`, `verify`, `info`)."""
+    """Absolute path of an image file (`verify`, `info`)."""
+    source: str = ""
+    """Absolute path or URL of an image (`update`)."""
     allow_downgrade: bool = False
     dry_run: bool = False
     """Check everything, write nothing (`update`)."""
@@ -80,6 +82,7 @@ def parse(argv: Sequence[str]) -> Options:
         json=Json(values.get("json", Json.OFF)),
         check=values.get("check", False),
         image=values.get("image", Path()),
+        source=values.get("source", ""),
         allow_downgrade=values.get("allow_downgrade", False),
         dry_run=values.get("dry_run", False),
         stage_only=values.get("stage_only", False),
@@ -190,8 +193,9 @@ def _parser() -> _Parser:
 def _add_update(update: argparse.ArgumentParser) -> None:
     update.add_argument(
         "--image",
-        metavar="FILE",
-        type=_image,
+        metavar="FILE|URL",
+        dest="source",
+        type=_source,
         required=True,
         help="the image; its manifest and signature (or FILE.asc and FILE.sha256) beside it",
     )
@@ -206,12 +210,23 @@ def _add_update(update: argparse.ArgumentParser) -> None:
     )
 
 
+def _source(text: str) -> str:
+    """Check where an image comes from: a URL stays as it is, a path becomes absolute."""
+    if text.lower().startswith(("http://", "https://")):
+        return text
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"'{text}' is no address that can be used; give one of http or https"
+        )
+    return str(_image(text))
+
+
 def _image(text: str) -> Path:
     """Check the path of an image and make it absolute: the agent has another working directory."""
     if "://" in text:
         raise argparse.ArgumentTypeError(
-            f"'{text}' is a URL, but only a file can be used: download the image with the files beside it "
-            "first, then give its path"
+            f"'{text}' is a URL, but only a file can be used here: download the image with the files beside "
+            "it first, then give its path"
         )
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError("the path of the image is empty")

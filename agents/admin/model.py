@@ -169,6 +169,11 @@ class Job(_Message):
     progress: float = field(default=0.0, metadata={"read": _share})
     bytes_done: int = 0
     bytes_total: int = 0
+    bytes_copied: int = 0
+    bytes_skipped: int = 0
+    bytes_zero: int = 0
+    bytes_fetched: int = 0
+    """What came over the network, or was read of an image on this machine."""
     rate: int = 0
     """Bytes a second, 0 when unknown."""
     remaining_usec: int = _key("remaining", UNKNOWN_USEC)

@@ -12,7 +12,6 @@ _STAGES = {
     "check": "Checking",
     "verify": "Verifying",
     "write": "Writing",
-    "readback": "Reading back",
     "entry": "Making bootable",
     "done": "Done",
 }

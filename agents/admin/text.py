@@ -1,20 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines, tables, times and counts for people. No control character of a value reaches the terminal."""
+"""Tables, time spans and counts for people, beside what common.text has for all programs."""
 
-from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+from common.text import clean, fields, size, timestamp
 
-
-def timestamp(usec: int) -> str:
-    """Return a time (microseconds since 1970 UTC) as systemctl shows it, in the local time zone."""
-    try:
-        moment = datetime.fromtimestamp(usec / 1_000_000, tz=UTC).astimezone()
-    except (OverflowError, ValueError):
-        return f"@{usec}"  # a clock that was far off; systemd writes times that are no dates like this
-
-    return moment.strftime("%a %Y-%m-%d %H:%M:%S %Z")
+__all__ = ["clean", "count", "fields", "size", "span", "table", "timestamp"]
 
 
 def span(seconds: float) -> str:
@@ -25,24 +16,9 @@ def span(seconds: float) -> str:
     return " ".join(f"{number} {unit}" for number, unit in parts if number) or "0 s"
 
 
-def size(count_bytes: float) -> str:
-    """Return a number of bytes with a binary unit: "1.5 GiB"."""
-    for unit in _UNITS[:-1]:
-        if count_bytes < 1024:
-            return f"{count_bytes:.0f} {unit}" if unit == "B" else f"{count_bytes:.1f} {unit}"
-        count_bytes /= 1024
-
-    return f"{count_bytes:.1f} {_UNITS[-1]}"
-
-
 def count(number: int, one: str, many: str) -> str:
     """Return "1 try", "3 tries"."""
     return f"{number} {one if number == 1 else many}"
-
-
-def fields(values: Iterable[tuple[str, str]]) -> str:
-    """Return labels and values as aligned lines, without a line break at the end."""
-    return "\n".join(f"{label:>15}: {clean(value)}" for label, value in values)
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -53,8 +29,3 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() + "\n"
         for row in cleaned
     )
-
-
-def clean(value: str) -> str:
-    """Replace control characters: texts of checks, tools and images must not steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in value)

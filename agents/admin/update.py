@@ -4,9 +4,11 @@
 import asyncio
 import sys
 import time
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, TextIO
 
-from agents.admin import explain
+from agents.admin import explain, text
 from agents.admin.bus import JOB, Agents
 from agents.admin.cli import PROGRAM, Options
 from agents.admin.interrupt import Interrupts, Question, can_ask, interrupts
@@ -52,7 +54,7 @@ class NotFollowed(AgentError):
 
 
 async def update(agents: Agents, options: Options, out: TextIO) -> int:
-    """Install `options.image` and wait until the job has ended.
+    """Install `options.source` and wait until the job has ended.
 
     Raises JobFailed if it ended otherwise than well, RebootFailed, NotFollowed, and what the slot manager
     answers to a refused start.
@@ -62,7 +64,7 @@ async def update(agents: Agents, options: Options, out: TextIO) -> int:
         try:
             # Subscribed before the start: no stage, however short, is missed.
             async with agents.changes() as changes:
-                path = await agents.install(options.image, _install_options(options))
+                path = await _start(agents, options)
                 job = await _follow(agents, path, changes, progress(out, options.json), seen)
         except asyncio.CancelledError:
             if seen.given_up and path:
@@ -82,6 +84,11 @@ async def update(agents: Agents, options: Options, out: TextIO) -> int:
             "reboot": options.reboot and job.result == "done" and not job.error_message,
             "error_name": job.error_name,
             "error_message": job.error_message,
+            "bytes_total": job.bytes_total,
+            "bytes_copied": job.bytes_copied,
+            "bytes_skipped": job.bytes_skipped,
+            "bytes_zero": job.bytes_zero,
+            "bytes_fetched": job.bytes_fetched,
         }
         print_json(values, options.json, out)
     if job.result != "done":
@@ -92,6 +99,30 @@ async def update(agents: Agents, options: Options, out: TextIO) -> int:
     if not options.json.enabled:
         print("\n".join(_outcome(options, job, slot)), file=out)
     return 0
+
+
+async def _start(agents: Agents, options: Options) -> str:
+    """Return the object path of the new job.
+
+    Files that we can open are passed on open: the agent need not be able to reach them, and may not.
+    """
+    asked = _install_options(options)
+    with ExitStack() as stack:
+        if "://" not in options.source:
+            image = Path(options.source)
+            manifest = image.with_name(
+                image.name.removesuffix(".zst").removesuffix(".img") + ".manifest.json"
+            )
+            try:
+                files = [
+                    stack.enter_context(open(path, "rb"))
+                    for path in (image, manifest, manifest.with_name(manifest.name + ".asc"))
+                ]
+            except OSError:
+                pass  # not all are there, or ours: what is wrong with that is for the agent to say
+            else:
+                return await agents.install_file([file.fileno() for file in files], asked)
+        return await agents.install(options.source, asked)
 
 
 def _install_options(options: Options) -> dict[str, bool | str]:
@@ -116,12 +147,14 @@ def _outcome(options: Options, job: Job, slot: Slot | None) -> tuple[str, ...]:
         return (f"Version {job.version} can be installed into slot {job.slot}; nothing was written.",)
 
     state = f" ({explain.slot_state(slot)})" if slot else ""
-    done = f"Version {job.version} is installed in slot {job.slot}{state}."
+    done = [f"Version {job.version} is installed in slot {job.slot}{state}."]
+    if "://" in options.source and job.bytes_total:
+        done.append(f"Fetched {text.size(job.bytes_fetched)} of {text.size(job.bytes_total)}.")
     if options.reboot:
-        return done, "The machine reboots now to start it."
+        return *done, "The machine reboots now to start it."
     if options.stage_only:
-        return done, "Let the next boot try it: hypernet-admin arm"
-    return done, "Reboot to start it: systemctl reboot"
+        return *done, "Let the next boot try it: hypernet-admin arm"
+    return *done, "Reboot to start it: systemctl reboot"
 
 
 async def _slot(agents: Agents, job: Job) -> Slot | None:

@@ -32,7 +32,7 @@ def run(options: Options, out: TextIO) -> int:
 
 
 async def _ask(options: Options, out: TextIO) -> int:
-    async with bus.connect() as client:
+    async with bus.connect(descriptors=options.verb == "update") as client:
         return await _VERBS[options.verb](Agents(client), options, out)
 
 

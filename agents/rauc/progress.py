@@ -22,7 +22,6 @@ _STAGES: Final = {
     "check": "Checking bundle",
     "verify": "Verifying signature",
     "write": "Copying image to {slot}",
-    "readback": "Checking slot {slot}",
     "entry": "Activating slot {slot}",
 }
 _LAST: Final = "done"

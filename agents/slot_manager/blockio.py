@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes to the disk and back: cancellable, and never answered by the page cache on the way back."""
+"""Past the page cache: what is flushed is on the medium, and what is read comes from there."""
 
 from __future__ import annotations
 
@@ -11,42 +11,17 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from agents.slot_manager.errors import ReadBackMismatch, SlotBooted
+from agents.slot_manager.errors import ReadBackMismatch
 from common.errors import AgentError
-from common.image.stream import CHUNK_BYTES, Advance, check, chunks, write_all
-
-__all__ = [
-    "ALIGNMENT",
-    "CHUNK_BYTES",
-    "Advance",
-    "check",
-    "chunks",
-    "digest_from_medium",
-    "flush",
-    "open_exclusively",
-    "write_all",
-]
+from common.image.stream import CHUNK_BYTES, Advance, check
 
 ALIGNMENT = 4096
 
 
-def open_exclusively(device: Path) -> int:
-    """Descriptor for writing a device that nobody has mounted or mapped.
-
-    Raises SlotBooted, else AgentError.
-    """
-    try:
-        return os.open(device, os.O_WRONLY | os.O_EXCL | os.O_CLOEXEC | os.O_NOCTTY)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise SlotBooted(
-                f"{device} is in use (mounted or mapped), so it is not written; release it first."
-            ) from error
-        raise AgentError(f"{device} cannot be opened for writing: {error.strerror}.") from error
-
-
 def flush(fd: int, *, name: str) -> None:
-    """Flush to the medium and drop the cached pages. Raises AgentError if the medium reported an error."""
+    """Flush a file to the medium and drop its cached pages. Raises AgentError if the medium reported an
+    error.
+    """
     try:
         os.fsync(fd)
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -54,7 +29,9 @@ def flush(fd: int, *, name: str) -> None:
         raise AgentError(f"{name} could not be flushed: {error.strerror}; check the disk.") from error
 
 
-def digest_from_medium(path: Path, size: int, *, cancel: threading.Event, advance: Advance) -> str:
+def digest_from_medium(
+    path: Path, size: int, *, cancel: threading.Event, advance: Advance = lambda count: None
+) -> str:
     """SHA-256 (hex) of the first `size` bytes, read with O_DIRECT where the file system allows it.
 
     Raises ReadBackMismatch if there are fewer bytes or they cannot be read, Cancelled.

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The install engine: from an image file to an armed slot, in the only order that a power cut cannot hurt.
+"""The install engine: from an image to an armed slot, in the only order that a power cut cannot hurt.
 
 Everything that can be checked is checked first; a refused image leaves disk, ESP and record as they were,
 but for the note about the refusal. Then: take the counter off the running slot, record the intent, remove
-the target's boot entries, take its partition UUIDs away, write, flush, read back, stage the UKI, set the
-UUIDs, record the trial, arm the entry. Whatever goes wrong after the first of these steps leaves the target
-empty and the running slot bootable.
+the target's boot entries, take its partition UUIDs away, write and prove the partitions (writing.py), stage
+the UKI, set the UUIDs, record the trial, arm the entry. Whatever goes wrong after the first of these steps
+leaves the target empty and the running slot bootable; what was written by then is kept for the next try.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -18,17 +17,20 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agents.slot_manager import arming, blockio, partuuid, policy, preflight
-from agents.slot_manager.errors import ChecksumMismatch, LoaderError, ReadBackMismatch
+from agents.slot_manager import arming, candidate, devices, partuuid, policy, preflight, sources
+from agents.slot_manager.assembly import Statistics
+from agents.slot_manager.candidate import Candidate
+from agents.slot_manager.errors import LoaderError
 from agents.slot_manager.loader import TRIAL_TRIES
 from agents.slot_manager.machine import Machine, View
 from agents.slot_manager.progress import Meter, Progress, Stage, Story
-from agents.slot_manager.record import Installing, Pending
+from agents.slot_manager.record import Begun, Installing, Pending
+from agents.slot_manager.sources import OpenFiles, Supply
 from agents.slot_manager.state import State
-from common import gpt, journal, trust
+from agents.slot_manager.writing import Writer
+from common import journal, trust
 from common.errors import AgentError, InvalidArgument
-from common.image import source
-from common.image.verify import Verified, verify
+from common.image.stream import check
 
 __all__ = ["Installed", "Progress", "Stage", "install"]
 
@@ -37,33 +39,46 @@ __all__ = ["Installed", "Progress", "Stage", "install"]
 class Installed:
     """A finished install: which version is in which slot (or would be, after a dry run), and the slot's
     state.
+
+    statistics: where the blocks of the system came from, None after a dry run. fetched_bytes: what came from
+    the source: over the network if it is a URL, else what was read of the image for the system.
     """
 
     slot: str
     version: str
     state: State
     dry_run: bool
+    statistics: Statistics | None = None
+    fetched_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """An image that passed all checks, and where it goes."""
+    """A release that passed all checks, where it goes, and the folder for what has to be unpacked.
+
+    in_place: the target may hold parts of it. key_epoch_here: of the keys that this machine relies on.
+    """
 
     view: View
-    image: source.Image
-    layout: source.Layout
-    verified: Verified
-    release: policy.Release
-    devices: tuple[preflight.Device, preflight.Device]
+    supply: Supply
+    candidate: Candidate
+    devices: tuple[devices.Device, devices.Device]
+    work: Path
+    in_place: bool
+    key_epoch_here: int
 
     @property
     def target(self) -> str:
         return self.view.other.name
 
+    @property
+    def release(self) -> policy.Release:
+        return self.candidate.release
+
 
 def install(
     machine: Machine,
-    path: str,
+    wanted: str | OpenFiles,
     *,
     arm: bool = True,
     allow_downgrade: bool = False,
@@ -75,41 +90,36 @@ def install(
     before_write: Callable[[], None] = lambda: None,
     fields: Mapping[str, str | int] = {},
 ) -> Installed:
-    """Install the image at `path` into the slot that is not running.
+    """Install an image (a path, a URL or open files) into the slot that is not running.
 
     allow_downgrade: accept an older version than the running one. dry_run: stop before the first change.
     slot: the target's name, if the caller wants to be sure of it. found: called with the version once the
-    image is verified. before_write: called before the first change; what it raises ends the install. fields:
-    more fields for the journal entries.
+    release is verified. before_write: called before the first change; what it raises ends the install.
+    fields: more fields for the journal entries.
 
-    Raises Busy, Cancelled, InvalidArgument, the errors of agents.slot_manager.errors, common.manifest and
-    common.trust; each is one sentence for the user.
+    Raises Busy, Cancelled, InvalidArgument, the errors of agents.slot_manager.errors, common.image.errors,
+    common.manifest and common.trust; each is one sentence for the user.
     """
     cancel = cancel or threading.Event()
     target = machine.topology.other
-    story = Story(path, {**fields, "source": path, "slot": target}, silent=dry_run)
+    name = sources.shown(wanted)
+    story = Story(name, {**fields, "source": name, "slot": target}, silent=dry_run)
     try:
-        with machine.lock(), source.opened(path) as image, ExitStack() as stack:
+        with machine.lock(), ExitStack() as stack:
             if slot not in ("", target):
                 raise InvalidArgument(
                     f"An update goes into slot {target} now, not into '{slot}'; leave the slot out."
                 )
-            progress(Stage.CHECK, 0, image.size_bytes)
-            layout = source.layout(image)
-            passes = 0 if dry_run else 2
-            total = image.size_bytes + passes * (layout.root.size_bytes + layout.tree.size_bytes)
-            meter = Meter(total, progress)
-            plan = _prepare(
-                machine, image, layout, story, stack, cancel, meter, found, allow_downgrade, dry_run
-            )
-            state = plan.view.other.state
+            meter = Meter(progress)
+            meter.enter(Stage.CHECK)
+            plan = _prepare(machine, wanted, story, stack, cancel, meter, found, allow_downgrade, dry_run)
+            installed = Installed(target, plan.release.version, plan.view.other.state, dry_run)
             if not dry_run:
                 before_write()
-                blockio.check(cancel)
-                state = State.ARMED if arm else State.STAGED
-                _carry_out(machine, plan, state, story, cancel, meter)
+                check(cancel)
+                installed = _carry_out(machine, plan, arm, story, cancel, meter)
             meter.enter(Stage.DONE)
-            return Installed(target, plan.release.version, state, dry_run)
+            return installed
     except Exception as error:
         story.ended(error)
         raise
@@ -117,8 +127,7 @@ def install(
 
 def _prepare(
     machine: Machine,
-    image: source.Image,
-    layout: source.Layout,
+    wanted: str | OpenFiles,
     story: Story,
     stack: ExitStack,
     cancel: threading.Event,
@@ -129,14 +138,13 @@ def _prepare(
 ) -> _Plan:
     """All checks, in order; nothing but a refusal is recorded. Files and devices stay open in `stack`."""
     view = machine.view()
-    name = image.path.name
-    preflight.require_room(view, layout, name)
     preflight.require_safe(view)
-    preflight.require_statement(machine, name, stated=source.statement(image) is not None)
+    supply = stack.enter_context(sources.opened(wanted, machine.settings, cancel))
+    preflight.require_statement(machine, supply.name, stated=supply.statement is not None)
     store = trust.load(
         machine.trusted_keys, vendor=machine.vendor_keys, min_epoch=view.record.floor.key_epoch
     )
-    work = Path(stack.enter_context(preflight.work_folder(machine.cache, layout.esp.size_bytes)))
+    work = Path(stack.enter_context(preflight.work_folder(machine.cache)))
 
     def judge(release: policy.Release) -> None:
         story.learn(release)
@@ -144,49 +152,88 @@ def _prepare(
         preflight.require(machine, release, refusal, dry_run=dry_run)
 
     meter.enter(Stage.VERIFY)
-    verified = verify(
-        image,
-        layout,
-        store,
-        work,
-        channel=machine.settings.channel,
-        now_sec=machine.now_sec(view.record),
-        stated=lambda manifest: judge(preflight.stated_release(manifest)),
-        cancel=cancel,
-        advance=meter.advance,
+    proven = candidate.examine(
+        machine, view, supply, work, store, judge=judge, dry_run=dry_run, cancel=cancel, meter=meter
     )
-    # By what was verified: the file may have gone since, and then the image was judged by less.
-    preflight.require_statement(machine, name, stated=verified.manifest is not None)
-    release = preflight.release_of(verified)
-    judge(release)
+    release = proven.release
     found(release.version)
     arming.require_way_back(view, release.version)
-    unfitness = preflight.unfitness(machine, view, image, layout, verified, key_epoch_here=store.epoch)
-    preflight.require(machine, release, unfitness, dry_run=dry_run)
-    preflight.require_boot_room(machine, view, verified.content.uki_bytes)
+    if proven.plain is not None:
+        _require_fit(machine, view, proven, proven.plain.fd, proven.root.offset_bytes, store.epoch, dry_run)
+    preflight.require_boot_room(machine, view, proven.content.uki_bytes)
     preflight.require_record_room(machine)
-    devices = preflight.open_devices(machine, layout, stack)
-    blockio.check(cancel)
-    return _Plan(view, image, layout, verified, release, devices)
+    needs = proven.root.size_bytes, proven.tree.size_bytes if proven.tree else 0
+    claimed = devices.claim(machine.topology, needs, stack)
+    check(cancel)
+    began = view.record.begun
+    kept = {
+        view.partitions[view.other.name].root_hash,
+        began.root_hash if began and began.slot == view.other.name else "",
+    }
+    in_place = release.root_hash in kept
+    return _Plan(view, supply, proven, claimed, work, in_place, store.epoch)
+
+
+def _require_fit(
+    machine: Machine,
+    view: View,
+    proven: Candidate,
+    root_fd: int,
+    root_offset: int,
+    key_epoch_here: int,
+    dry_run: bool,
+) -> None:
+    unfitness = candidate.unfitness(
+        machine, view, proven, root_fd, root_offset, key_epoch_here=key_epoch_here
+    )
+    preflight.require(machine, proven.release, unfitness, dry_run=dry_run)
 
 
 def _carry_out(
-    machine: Machine, plan: _Plan, state: State, story: Story, cancel: threading.Event, meter: Meter
-) -> None:
-    """The steps that change the machine; `state` is the one that the target gets at the end."""
+    machine: Machine, plan: _Plan, arm: bool, story: Story, cancel: threading.Event, meter: Meter
+) -> Installed:
+    """The steps that change the machine."""
+    state = State.ARMED if arm else State.STAGED
     machine.keep_running_slot(machine.view())  # systemd-bless-boot may have renamed its entry since
     _begin(machine, plan)
     story.started()
     try:
         machine.loader.clear({plan.view.booted.root_hash})
         partuuid.set_random(machine.topology, plan.target)
-        _write(plan, cancel, meter)
+        meter.enter(Stage.WRITE)
+        statistics = _write(machine, plan, cancel, meter)
         meter.enter(Stage.ENTRY)
         _finish(machine, plan, state)
     except BaseException as error:
         _abandon(machine, plan.view, plan.release, error)
         raise
-    story.succeeded(state)
+    fetched = plan.supply.fetched_bytes or statistics.fetched
+    story.succeeded(state, statistics, fetched)
+    return Installed(plan.target, plan.release.version, state, False, statistics, fetched)
+
+
+def _write(machine: Machine, plan: _Plan, cancel: threading.Event, meter: Meter) -> Statistics:
+    """Write and prove the partitions; what could not be read before is judged by its content now."""
+    booted = plan.view.booted
+    writer = Writer(
+        plan.candidate,
+        plan.supply,
+        plan.devices,
+        machine.topology.slots[booted.name],
+        booted.root_hash,
+        plan.work,
+        in_place=plan.in_place,
+        cancel=cancel,
+        meter=meter,
+    )
+    statistics = writer.write()
+    if plan.candidate.plain is None:
+        fd = os.open(plan.devices[0].path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _require_fit(machine, plan.view, plan.candidate, fd, 0, plan.key_epoch_here, dry_run=False)
+        finally:
+            os.close(fd)
+    return statistics
 
 
 def _begin(machine: Machine, plan: _Plan) -> None:
@@ -194,51 +241,15 @@ def _begin(machine: Machine, plan: _Plan) -> None:
     release, record = plan.release, machine.store.load()
     old_hash = plan.view.partitions[plan.target].root_hash
     record = record.without(old_hash).without(release.root_hash)
+    now_usec = machine.store.clock()
     record = replace(
-        record, pending=None, installing=Installing(plan.target, release.version, machine.store.clock())
+        record,
+        pending=None,
+        installing=Installing(plan.target, release.version, now_usec),
+        begun=Begun(plan.target, release.root_hash, now_usec),
     )
     machine.store.save(
         machine.transition(record, plan.target, release.version, release.root_hash, State.INSTALLING, "")
-    )
-
-
-def _write(plan: _Plan, cancel: threading.Event, meter: Meter) -> None:
-    jobs = (
-        (plan.devices[0], plan.layout.root, plan.verified.root_sha256),
-        (plan.devices[1], plan.layout.tree, plan.verified.tree_sha256),
-    )
-    image = plan.image
-    meter.enter(Stage.WRITE)
-    for device, partition, _ in jobs:
-        os.lseek(device.fd, 0, os.SEEK_SET)
-        place = (image.fd, partition.offset_bytes, partition.size_bytes)
-        for chunk in blockio.chunks(*place, name=image.path.name, cancel=cancel):
-            blockio.write_all(device.fd, chunk, name=str(device.path))
-            meter.advance(len(chunk))
-        blockio.flush(device.fd, name=str(device.path))
-    meter.enter(Stage.READBACK)
-    for device, partition, sha256 in jobs:
-        found = blockio.digest_from_medium(
-            device.path, partition.size_bytes, cancel=cancel, advance=meter.advance
-        )
-        if found != sha256:
-            _explain_mismatch(image, partition, sha256, device.path, cancel)
-
-
-def _explain_mismatch(
-    image: source.Image, partition: gpt.Partition, sha256: str, device: Path, cancel: threading.Event
-) -> None:
-    """Tell a failing disk from an image that was changed after it had been verified. Always raises."""
-    digest = hashlib.sha256()
-    place = (image.fd, partition.offset_bytes, partition.size_bytes)
-    for chunk in blockio.chunks(*place, name=image.path.name, cancel=cancel):
-        digest.update(chunk)
-    if digest.hexdigest() != sha256:
-        raise ChecksumMismatch(
-            f"{image.path} was changed while it was being installed; do not touch it and try again."
-        )
-    raise ReadBackMismatch(
-        f"{device} does not read back as written; the disk may be failing, check it with smartctl."
     )
 
 
@@ -246,7 +257,8 @@ def _finish(machine: Machine, plan: _Plan, state: State) -> None:
     """Make what was written bootable, and armed if that is to be its state."""
     target, release = plan.target, plan.release
     arm = state is State.ARMED
-    machine.loader.stage(plan.verified.content.uki, release.version)
+    found = plan.candidate.content
+    machine.loader.stage(found.uki, release.version, found.uki_sha256)
     partuuid.set_root_hash(machine.topology, target, release.root_hash)
     now_usec = machine.store.clock()
     pending = Pending(
@@ -258,11 +270,11 @@ def _finish(machine: Machine, plan: _Plan, state: State) -> None:
         approved_usec=now_usec if arm else 0,
         serial=policy.serial_of(release),
         min_version=release.min_version,
-        signed_usec=plan.verified.signed_sec * 1_000_000,
+        signed_usec=plan.candidate.signed_sec * 1_000_000,
         key_epoch=release.key_epoch,
         digest=release.digest,
     )
-    record = replace(machine.store.load(), pending=pending, installing=None)
+    record = replace(machine.store.load(), pending=pending, installing=None, begun=None)
     machine.store.save(machine.transition(record, target, release.version, release.root_hash, state, ""))
     if arm:
         machine.loader.arm(release.version, TRIAL_TRIES)
@@ -292,5 +304,7 @@ def _abandon(machine: Machine, view: View, release: policy.Release, error: BaseE
         except AgentError as second:
             journal.send(f"Cleaning up slot {target} failed: {second}", priority=journal.ERR, slot=target)
     with suppress(AgentError):
-        record = replace(machine.store.load().without(release.root_hash), pending=None, installing=None)
+        record = machine.store.load()
+        refused = record.refused  # it may be why we are here
+        record = replace(record.without(release.root_hash), pending=None, installing=None, refused=refused)
         machine.store.save(machine.transition(record, target, release.version, "", State.EMPTY, reason))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from agents.slot_manager.install import Installed
 from agents.slot_manager.progress import Stage
+from agents.slot_manager.state import State
 from common import bus
 from common.errors import AgentError, Busy, Cancelled
 
@@ -22,7 +23,8 @@ UNKNOWN_USEC = (1 << 64) - 1
 
 RUNNING, DONE, FAILED, CANCELLED = "", "done", "failed", "cancelled"
 
-_WRITING = (Stage.WRITE, Stage.READBACK, Stage.ENTRY)
+_STATISTICS = ("BytesCopied", "BytesSkipped", "BytesZero", "BytesFetched")
+_WRITING = (Stage.WRITE, Stage.ENTRY)
 
 
 class Pace:
@@ -71,6 +73,7 @@ class Job(bus.Interface):
         self._done = 0
         self._total = 0
         self._pace = Pace()
+        self._installed = Installed(slot, "", State.EMPTY, dry_run)
         self._error_name = ""
         self._error_message = ""
 
@@ -119,6 +122,22 @@ class Job(bus.Interface):
     @bus.prop("BytesTotal", "t")
     def bytes_total(self) -> int:
         return self._total
+
+    @bus.prop("BytesCopied", "t")
+    def bytes_copied(self) -> int:
+        return self._installed.statistics.copied if self._installed.statistics else 0
+
+    @bus.prop("BytesSkipped", "t")
+    def bytes_skipped(self) -> int:
+        return self._installed.statistics.skipped if self._installed.statistics else 0
+
+    @bus.prop("BytesZero", "t")
+    def bytes_zero(self) -> int:
+        return self._installed.statistics.zero if self._installed.statistics else 0
+
+    @bus.prop("BytesFetched", "t")
+    def bytes_fetched(self) -> int:
+        return self._installed.fetched_bytes
 
     @bus.prop("Rate", "t")
     def rate(self) -> int:
@@ -187,7 +206,7 @@ class Job(bus.Interface):
     def succeed(self, installed: Installed, note: str = "") -> None:
         """The end; `note` is what went wrong after the installation."""
         self.state, self.current = DONE, Stage.DONE
-        self._error_message = note
+        self._error_message, self._installed = note, installed
         if installed.dry_run:
             message = (
                 f"Version {installed.version} can be installed into slot {installed.slot}; nothing was "
@@ -196,7 +215,8 @@ class Job(bus.Interface):
         else:
             self._done = self._total
             message = f"Installed {installed.version} into slot {installed.slot}; it is {installed.state}."
-        self.changed("Stage", "Progress", "BytesDone", "Rate", "Remaining", "ErrorMessage", "Result")
+        ended = ("Stage", "Progress", "BytesDone", "Rate", "Remaining", "ErrorMessage", "Result")
+        self.changed(*_STATISTICS, *ended)
         self.finished(DONE, "", f"{message} {note}".rstrip())
 
     def fail(self, error: AgentError) -> None:

@@ -80,8 +80,8 @@ class BootLoader(Protocol):
     def clear(self, keep: Collection[str]) -> None:
         """Remove each of our entries whose root hash is not in `keep`."""
 
-    def stage(self, uki: Path, version: str) -> None:
-        """Copy a UKI so that it is complete but invisible to the loader, and read it back."""
+    def stage(self, uki: Path, version: str, sha256: str) -> None:
+        """Copy a UKI so that it is complete but invisible to the loader; sha256: of what is read back."""
 
     def arm(self, version: str, tries: int) -> None:
         """Make the staged entry of `version` visible with `tries` tries."""

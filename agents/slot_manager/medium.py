@@ -26,25 +26,39 @@ from common.errors import AgentError
 ALIGNMENT = 4096
 """Of addresses, offsets and lengths with O_DIRECT, in bytes: right for sectors of 512 and of 4096 bytes."""
 
+_DIRECT_BYTES = 128 << 10
 _PUNCH_HOLE = 0x02 | 0x01  # FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, linux/falloc.h
 _GONE = (errno.EIO, errno.ENODEV, errno.ENXIO)
 
 
 class Buffer:
-    """`size` bytes of page-aligned memory; `view` is all of it. It is given back with the last reference."""
+    """A piece of page-aligned memory; `view` is all of it."""
 
-    def __init__(self, size: int) -> None:
-        self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._memory.madvise(mmap.MADV_DONTFORK)  # a fork amid direct I/O would part us from our pages
-        with contextlib.suppress(OSError):  # a kernel without huge pages
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
-        self.view = memoryview(self._memory)
-        self._anchor = ctypes.c_char.from_buffer(self._memory)
-        self._address = ctypes.addressof(self._anchor)
+    def __init__(self, view: memoryview, address: int) -> None:
+        self.view, self._address = view, address
 
     def same(self, offset: int, other: Buffer, other_offset: int, size: int) -> bool:
         """Whether `size` bytes at `offset` are those of `other`. Other threads run meanwhile."""
         return not _memcmp()(self._address + offset, other._address + other_offset, size)
+
+    def is_zero(self, begin: int, end: int) -> bool:
+        """Whether there are only zeros from byte `begin` up to `end`."""
+        if self.view[begin] or self.view[end - 1]:
+            return False
+        return self.same(begin, self, begin + 1, end - begin - 1)
+
+
+def buffers(count: int, size: int) -> list[Buffer]:
+    """`count` buffers of `size` bytes, full of zeros; size is a multiple of ALIGNMENT. Their memory is given
+    back with the last reference to any of them.
+    """
+    memory = mmap.mmap(-1, count * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_DONTFORK)  # a fork amid direct I/O would part us from our pages
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    view = memoryview(memory)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    return [Buffer(view[at : at + size], address + at) for at in range(0, count * size, size)]
 
 
 class Medium:
@@ -112,32 +126,35 @@ class Medium:
         except OSError as error:
             raise _failure(error, self.path, "could not be flushed") from error
 
-    def compare(self, written: Buffer, size: int, offset: int, scratch: Buffer) -> None:
-        """Read `size` bytes at `offset` back into `scratch` and compare them with the start of `written`.
+    def read(self, view: memoryview, offset: int) -> int:
+        """Fill aligned memory with the bytes at an aligned offset, past the page cache; how many there are.
+
+        Raises OSError.
+        """
+        if not self.direct:
+            os.posix_fadvise(self._fd, offset, len(view), os.POSIX_FADV_DONTNEED)
+        return _read(self._fd, view, offset)
+
+    def compare(self, written: Buffer, begin: int, end: int, offset: int, scratch: Buffer) -> None:
+        """Read back what was written from bytes `begin` up to `end` of a buffer, whose start belongs at
+        `offset`. begin is aligned; scratch is not smaller than what is compared.
 
         Raises ReadBackMismatch, AgentError.
         """
-        if not self.direct:
-            os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_DONTNEED)
-        done = 0
         # With O_DIRECT the length is rounded up; the end of the target cuts it again.
-        room = (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
-        while done < size:
-            try:
-                count = os.preadv(self._fd, [scratch.view[done:room]], offset + done)
-            except OSError as error:
-                raise _failure(error, self.path, f"cannot be read back at byte {offset + done}") from error
-            if done + count < size:
-                count -= count % ALIGNMENT
-                if not count:
-                    raise ReadBackMismatch(
-                        f"{self.path} ends at byte {offset + done}, before everything was read back."
-                    )
-            done += count
-        if not written.same(0, scratch, 0, size):
+        room = -(-(end - begin) // ALIGNMENT) * ALIGNMENT
+        try:
+            count = self.read(scratch.view[:room], offset + begin)
+        except OSError as error:
+            raise _failure(error, self.path, f"cannot be read back at byte {offset + begin}") from error
+        if count < end - begin:
             raise ReadBackMismatch(
-                f"{self.path} gave back other bytes than were written between {offset} and {offset + size}; "
-                "check the disk."
+                f"{self.path} ends at byte {offset + begin + count}, before everything was read back."
+            )
+        if not written.same(begin, scratch, 0, end - begin):
+            raise ReadBackMismatch(
+                f"{self.path} gave back other bytes than were written between {offset + begin} and "
+                f"{offset + end}; check the disk."
             )
 
     def _flags(self) -> int:
@@ -171,24 +188,44 @@ class Medium:
             fcntl.fcntl(self._fd, fcntl.F_SETFL, flags)
 
 
-def zero_runs(buffer: Buffer, size: int, zeros: Buffer, *, step: int, least: int) -> list[tuple[int, int]]:
-    """Offset and length of the runs of zeros in the first `size` bytes, sought in pieces of `step` bytes.
+class Slot:
+    """The device of the running system, open for reading only; a context manager.
 
-    zeros is a buffer of at least `step` zeros; runs shorter than `least` bytes are left out.
+    Long runs of blocks are read past the page cache, short ones through it: for them the kernel reads ahead.
+    Raises AgentError.
     """
-    runs: list[tuple[int, int]] = []
-    begin = -1
-    for offset in range(0, size, step):
-        piece = min(step, size - offset)
-        if piece == step and buffer.same(offset, zeros, 0, step):
-            begin = offset if begin < 0 else begin
-            continue
-        if begin >= 0:
-            runs.append((begin, offset - begin))
-        begin = -1
-    if begin >= 0:
-        runs.append((begin, size - begin))
-    return [(offset, length) for offset, length in runs if length >= least]
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._direct = _open_direct(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        except OSError as error:
+            raise AgentError(f"{path} cannot be opened: {error.strerror}; check the disk.") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._direct)
+        os.close(self.fd)
+
+    def read(self, view: memoryview, offset: int) -> int:
+        """Fill aligned memory with the bytes at an aligned offset; how many there are. Raises OSError."""
+        if len(view) >= _DIRECT_BYTES:
+            return _read(self._direct, view, offset)
+        count = _read(self.fd, view, offset)
+        os.posix_fadvise(self.fd, 0, offset, os.POSIX_FADV_DONTNEED)
+        return count
+
+
+def _read(fd: int, view: memoryview, offset: int) -> int:
+    done = 0
+    while done < len(view):
+        count = os.preadv(fd, [view[done:]], offset + done)
+        done += count
+        if not count or done % ALIGNMENT:
+            break
+    return done
 
 
 def _open_direct(path: Path, flags: int) -> int:

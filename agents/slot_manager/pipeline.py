@@ -1,204 +1,126 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The write path of an install: four threads pass a ring of buffers on, so that reading, hashing, writing
-and reading back overlap.
+"""The write path of an install: four threads pass pieces of the new system on, so that reading, hashing,
+writing and reading back overlap.
 
-    reader: source -> buffer    checker: hash, or compare with the hash tree    writer: buffer -> medium
+    reader: sources -> buffer    checker: hashes    writer: buffer -> medium
     prover: flush, read back from the medium, compare with the buffer, give it back to the reader
 
 The prover (the caller's thread) works in batches, for the sake of the flush. A buffer is kept until its
 bytes came back from the medium, so the bytes that were checked are the bytes on the medium, with one hash,
-whatever the size of the payload and with the memory of the ring. With the proof in the writer's thread an
+whatever the size of the system and with the memory of the ring. With the proof in the writer's thread an
 install onto a disk takes about a fifth longer: the disk then never reads and writes at once.
 """
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
-from agents.slot_manager.errors import ChecksumMismatch, Truncated
-from agents.slot_manager.medium import ALIGNMENT, Buffer, Medium, zero_runs
+from agents.slot_manager.medium import Buffer, Medium, buffers
 from common.errors import AgentError, Internal
-from common.image.hashtree import HASH_BYTES, HashTree
-from common.image.stream import Advance, check
+from common.image.stream import check
 
-BUFFER_BYTES = 2 << 20
-RING_BUFFERS = 12
-BATCH_BUFFERS = 4
+BUFFER_BYTES = 1 << 20
+RING_BUFFERS = 14
+BATCH_BUFFERS = 6
 """At most half of the ring: while one batch is flushed and read back, the next ones are filled."""
 
-ZERO_RUN_BYTES = 1 << 20
-"""Zeros of this length, in one buffer, are punched and not written."""
-
-_ZERO_STEP_BYTES = 64 << 10
+Extent = tuple[int, int]
+"""Begin and end of a part of a piece, in bytes; the begin is a multiple of 4096."""
 
 
-class Source(Protocol):
-    """Where the payload comes from. `name` is for messages."""
+@dataclass(slots=True, eq=False)
+class Piece:
+    """`size` bytes of the new system that belong at `offset` of the target.
 
-    name: str
-
-    def read(self, view: memoryview, offset: int) -> int:
-        """Fill `view` (or only its start) with the bytes at `offset`; their number, 0 at the end.
-
-        May raise AgentError and OSError.
-        """
-
-    def finish(self) -> None:
-        """Called after the last byte. Raises AgentError if what was read cannot have been one state."""
-
-
-Check = Callable[[memoryview, int], None]
-"""Called with each piece of the payload and its offset, in order, before it is written; may raise
-AgentError.
-"""
-
-
-class FileSource:
-    """`size` bytes from `offset` on of a file that is open as `fd`."""
-
-    def __init__(self, fd: int, offset: int, size: int, *, name: str) -> None:
-        self.name = name
-        self._fd, self._offset, self._size = fd, offset, size
-        self._identity = self._look()
-
-    def read(self, view: memoryview, offset: int) -> int:
-        return os.preadv(self._fd, [view[: max(0, self._size - offset)]], self._offset + offset)
-
-    def finish(self) -> None:
-        """Raises ChecksumMismatch if the file was written to meanwhile."""
-        if self._look() != self._identity:
-            raise ChecksumMismatch(f"{self.name} was changed while it was read; copy or download it again.")
-
-    def _look(self) -> tuple[int, int]:
-        status = os.fstat(self._fd)
-        return status.st_size, status.st_mtime_ns
-
-
-class StreamCheck:
-    """Hashes the payload as one stream."""
-
-    def __init__(self) -> None:
-        self._digest = sha256()
-
-    def __call__(self, view: memoryview, offset: int) -> None:
-        self._digest.update(view)
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
-
-
-class LeafCheck:
-    """Compares each block of the payload with the hash tree that vouches for it: nothing wrong is written.
-
-    The payload has whole blocks of 4096 bytes. Raises ChecksumMismatch, NotAnImage.
+    buffer: what they are, None for zeros. write, zero: what of them is to be written, and what is to be
+    punched or else written; the rest is on the medium already. punched_bytes: what was really punched.
     """
 
-    def __init__(self, tree: HashTree, *, name: str) -> None:
-        self._tree, self._name = tree, name
-
-    def __call__(self, view: memoryview, offset: int) -> None:
-        first, count = offset // ALIGNMENT, len(view) // ALIGNMENT
-        expected = self._tree.leaves(first, count)
-        found = b"".join(
-            [sha256(view[at : at + ALIGNMENT]).digest() for at in range(0, len(view), ALIGNMENT)]
-        )
-        if found != expected:
-            wrong = next(
-                at
-                for at in range(0, len(found), HASH_BYTES)
-                if found[at : at + HASH_BYTES] != expected[at : at + HASH_BYTES]
-            )
-            at = offset + wrong // HASH_BYTES * ALIGNMENT
-            raise ChecksumMismatch(
-                f"{self._name} differs from its hash tree at byte {at}; copy or download it again."
-            )
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What was done: bytes written, bytes made zero without a write, and whether past the page cache."""
-
-    written_bytes: int
-    zero_bytes: int
-    direct: bool
-
-
-def transfer(
-    source: Source,
-    target: Path,
-    size: int,
-    *,
-    check_piece: Check,
-    cancel: threading.Event,
-    advance: Advance = lambda count: None,
-) -> Report:
-    """Bring the first `size` bytes of a source to the start of a device or file, checked and read back.
-
-    advance is called with bytes that are proven to be on the medium. The first error of any thread ends all
-    of them and is raised: Truncated, ChecksumMismatch, NoSpace, ReadBackMismatch, SlotBooted, Cancelled,
-    else AgentError. The target then holds a part of the payload.
-    """
-    with Medium(target) as medium:
-        run = _Run(source, size, check_piece, cancel)
-        for _ in range(RING_BUFFERS):
-            run.free.put(Buffer(BUFFER_BYTES))
-        writer = _Writer(run, medium, advance)
-        threads = [
-            threading.Thread(target=run.guard, args=(work,), name=name)
-            for name, work in (
-                ("install-read", run.read),
-                ("install-check", run.check),
-                ("install-write", writer.write),
-            )
-        ]
-        for thread in threads:
-            thread.start()
-        try:
-            run.guard(writer.prove)
-        finally:
-            for thread in threads:
-                thread.join()
-        run.raise_error()
-        return Report(writer.written_bytes, writer.zero_bytes, medium.direct)
-
-
-@dataclass(slots=True)
-class _Piece:
-    """A filled buffer: `size` bytes that belong at `offset` of the target."""
-
-    buffer: Buffer
     offset: int
     size: int
+    buffer: Buffer | None = None
+    write: list[Extent] = field(default_factory=list)
+    zero: list[Extent] = field(default_factory=list)
+    punched_bytes: int = 0
+
+
+def extend(extents: list[Extent], begin: int, end: int) -> None:
+    """Add an extent behind the others; two that touch become one."""
+    if extents and extents[-1][1] == begin:
+        begin = extents.pop()[0]
+    extents.append((begin, end))
+
+
+P = TypeVar("P", bound=Piece)
+Lend = Callable[[], Buffer]
+"""A free buffer; waits for one."""
+
+
+class Work(Protocol[P]):
+    """What makes, checks and books pieces, each in a thread of its own; any step may raise AgentError."""
+
+    def pieces(self, lend: Lend) -> Iterator[P]:
+        """Filled pieces, in the order in which they are to be written."""
+
+    def check(self, piece: P) -> None:
+        """Judge a piece; says in `write` and `zero` what is to be brought to the target."""
+
+    def proven(self, piece: P) -> None:
+        """Called in the thread of `transfer`, when the piece is on the medium."""
+
+
+def transfer(work: Work[P], medium: Medium, cancel: threading.Event) -> None:
+    """Bring all pieces to the medium and prove it.
+
+    The first error of any thread ends all of them and is raised: those of `work`, NoSpace, ReadBackMismatch,
+    Cancelled, AgentError. The target then holds some of the pieces.
+    """
+    run = _Run(work, medium, cancel)
+    threads = [
+        threading.Thread(target=run.guard, args=(step,), name=name)
+        for name, step in (
+            ("install-read", run.read),
+            ("install-check", run.check),
+            ("install-write", run.write),
+        )
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        run.guard(run.prove)
+    finally:
+        for thread in threads:
+            thread.join()
+    run.raise_error()
 
 
 class _Stopped(Exception):
     """Another thread failed."""
 
 
-class _Run:
-    """What the threads share: a queue before each of them, and the first error."""
+class _Run(Generic[P]):
+    """The threads, a queue before each of them (None is its end), and the first error."""
 
-    def __init__(self, source: Source, size: int, check_piece: Check, cancel: threading.Event) -> None:
-        self.free: SimpleQueue[Buffer | None] = SimpleQueue()
-        self.filled: SimpleQueue[_Piece | None] = SimpleQueue()
-        self.checked: SimpleQueue[_Piece | None] = SimpleQueue()
-        self.written: SimpleQueue[_Piece | None] = SimpleQueue()
-        self.size = size
-        self.error: AgentError | None = None
-        self._source, self._check_piece, self._cancel = source, check_piece, cancel
+    def __init__(self, work: Work[P], medium: Medium, cancel: threading.Event) -> None:
+        self._work, self._medium, self._cancel = work, medium, cancel
+        self._free: SimpleQueue[Buffer | None] = SimpleQueue()
+        self._filled: SimpleQueue[P | None] = SimpleQueue()
+        self._checked: SimpleQueue[P | None] = SimpleQueue()
+        self._written: SimpleQueue[P | None] = SimpleQueue()
+        self._error: AgentError | None = None
         self._lock = threading.Lock()
+        *ring, self._scratch, self._zeros = buffers(RING_BUFFERS + 2, BUFFER_BYTES)
+        for buffer in ring:
+            self._free.put(buffer)
 
-    def guard(self, work: Callable[[], None]) -> None:
+    def guard(self, step: Callable[[], None]) -> None:
         """Do the work of a thread; if it fails, wake and end the others."""
         try:
-            work()
+            step()
         except _Stopped:
             pass
         except AgentError as error:
@@ -212,118 +134,100 @@ class _Run:
 
     def raise_error(self) -> None:
         """Raise the first error, if there was one, without a cycle that would keep the buffers alive."""
-        error, self.error = self.error, None
+        error, self._error = self._error, None
         try:
             if error is not None:
                 raise error
         finally:
             del error
 
-    def step(self) -> None:
-        """Raises Cancelled, or _Stopped if another thread failed."""
-        if self.error is not None:
-            raise _Stopped
-        check(self._cancel)
-
     def read(self) -> None:
-        for offset in range(0, self.size, BUFFER_BYTES):
-            buffer = self.free.get()
-            self.step()
-            if buffer is None:
-                raise _Stopped
-            size = min(BUFFER_BYTES, self.size - offset)
-            self._fill(buffer.view[:size], offset)
-            self.filled.put(_Piece(buffer, offset, size))
-        self._source.finish()
+        for piece in self._work.pieces(self._lend):
+            self._go_on()
+            self._filled.put(piece)
+        self._filled.put(None)
 
     def check(self) -> None:
-        for _ in range(0, self.size, BUFFER_BYTES):
-            piece = self.filled.get()
-            self.step()
-            if piece is None:
-                raise _Stopped
-            self._check_piece(piece.buffer.view[: piece.size], piece.offset)
-            self.checked.put(piece)
-
-    def _fill(self, view: memoryview, offset: int) -> None:
-        done = 0
-        while done < len(view):
-            self.step()
-            try:
-                count = self._source.read(view[done:], offset + done)
-            except OSError as error:
-                raise AgentError(
-                    f"{self._source.name} cannot be read at byte {offset + done}: {error.strerror}."
-                ) from error
-            if not count:
-                raise Truncated(
-                    f"{self._source.name} ends at byte {offset + done}, {self.size - offset - done} bytes "
-                    "early; copy or download it again."
-                )
-            done += count
-
-    def _fail(self, error: AgentError) -> None:
-        with self._lock:
-            if self.error is None:
-                self.error = error
-        self.free.put(None)
-        self.filled.put(None)
-        self.checked.put(None)
-        self.written.put(None)
-
-
-class _Writer:
-    """Writes pieces, and proves in batches what was written; each with a thread of its own."""
-
-    def __init__(self, run: _Run, medium: Medium, advance: Advance) -> None:
-        self.written_bytes = self.zero_bytes = 0
-        self._run, self._medium, self._advance = run, medium, advance
-        self._scratch, self._zeros = Buffer(BUFFER_BYTES), Buffer(_ZERO_STEP_BYTES)
+        for piece in self._taken(self._filled):
+            self._work.check(piece)
+            (self._checked if piece.write or piece.zero else self._written).put(piece)
+        self._checked.put(None)
 
     def write(self) -> None:
-        for _ in range(0, self._run.size, BUFFER_BYTES):
-            piece = self._run.checked.get()
-            self._run.step()
-            if piece is None:
-                raise _Stopped
-            self._put(piece)
-            self._run.written.put(piece)
+        for piece in self._taken(self._checked):
+            for begin, end in piece.zero:
+                if self._medium.punch(piece.offset + begin, end - begin):
+                    piece.punched_bytes += end - begin
+                elif piece.buffer is None:
+                    self._write_zeros(piece.offset + begin, piece.offset + end)
+                else:
+                    self._medium.write(piece.buffer.view[begin:end], piece.offset + begin)
+            for begin, end in piece.write:
+                assert piece.buffer is not None
+                self._medium.write(piece.buffer.view[begin:end], piece.offset + begin)
+            self._written.put(piece)
+        self._written.put(None)
 
     def prove(self) -> None:
         """The work of the caller's thread."""
-        batch: list[_Piece] = []
-        for _ in range(0, self._run.size, BUFFER_BYTES):
-            piece = self._run.written.get()
-            self._run.step()
-            if piece is None:
-                raise _Stopped
+        batch: list[P] = []
+        for piece in self._taken(self._written):
+            if not (piece.write or piece.zero):
+                self._done(piece)
+                continue
             batch.append(piece)
             if len(batch) == BATCH_BUFFERS:
                 self._prove(batch)
         self._prove(batch)
 
-    def _put(self, piece: _Piece) -> None:
-        done = 0
-        for offset, length in zero_runs(
-            piece.buffer, piece.size, self._zeros, step=_ZERO_STEP_BYTES, least=ZERO_RUN_BYTES
-        ):
-            if self._medium.punch(piece.offset + offset, length):
-                self._write(piece, done, offset)
-                self.zero_bytes += length
-                done = offset + length
-        self._write(piece, done, piece.size)
-
-    def _write(self, piece: _Piece, begin: int, end: int) -> None:
-        if begin < end:
-            self._medium.write(piece.buffer.view[begin:end], piece.offset + begin)
-            self.written_bytes += end - begin
-
-    def _prove(self, batch: list[_Piece]) -> None:
+    def _prove(self, batch: list[P]) -> None:
         if batch:
             self._medium.flush()
         for piece in batch:
-            self._run.step()
-            self._medium.compare(piece.buffer, piece.size, piece.offset, self._scratch)
-            self._run.free.put(piece.buffer)
-            self._advance(piece.size)
+            for begin, end in sorted(piece.write + piece.zero):
+                if piece.buffer is not None:
+                    self._medium.compare(piece.buffer, begin, end, piece.offset, self._scratch)
+                    continue
+                for at in range(piece.offset + begin, piece.offset + end, BUFFER_BYTES):
+                    self._go_on()
+                    size = min(BUFFER_BYTES, piece.offset + end - at)
+                    self._medium.compare(self._zeros, 0, size, at, self._scratch)
+            self._done(piece)
         batch.clear()
+
+    def _done(self, piece: P) -> None:
+        self._go_on()
+        self._work.proven(piece)
+        if piece.buffer is not None:
+            self._free.put(piece.buffer)
+
+    def _write_zeros(self, offset: int, end: int) -> None:
+        for at in range(offset, end, BUFFER_BYTES):
+            self._go_on()
+            self._medium.write(self._zeros.view[: min(BUFFER_BYTES, end - at)], at)
+
+    def _lend(self) -> Buffer:
+        buffer = self._free.get()
+        self._go_on()
+        if buffer is None:
+            raise _Stopped
+        return buffer
+
+    def _taken(self, queue: SimpleQueue[P | None]) -> Iterator[P]:
+        while (piece := queue.get()) is not None:
+            self._go_on()
+            yield piece
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Raises Cancelled, or _Stopped if another thread failed."""
+        if self._error is not None:
+            raise _Stopped
+        check(self._cancel)
+
+    def _fail(self, error: AgentError) -> None:
+        with self._lock:
+            if self._error is None:
+                self._error = error
+        for queue in (self._free, self._filled, self._checked, self._written):
+            queue.put(None)

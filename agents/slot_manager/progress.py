@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from agents.slot_manager import messages
+from agents.slot_manager.assembly import Statistics
 from agents.slot_manager.policy import Release
 from common import journal
 from common.errors import AgentError, Internal
 
 
 class Stage(StrEnum):
-    """Stages of an install, as on the bus."""
+    """Stages of an install, as on the bus; what is written is read back in the same stage."""
 
     CHECK = "check"
     VERIFY = "verify"
     WRITE = "write"
-    READBACK = "readback"
     ENTRY = "entry"
     DONE = "done"
 
@@ -31,11 +31,18 @@ Progress = Callable[[Stage, int, int], None]
 class Meter:
     """Counts bytes over all stages."""
 
-    def __init__(self, total: int, progress: Progress) -> None:
-        self._done = 0
-        self._total = total
+    def __init__(self, progress: Progress) -> None:
+        self._done = self._total = 0
         self._progress = progress
         self._stage = Stage.CHECK
+
+    def expect(self, total: int) -> None:
+        """So many bytes there will be."""
+        self._total = total
+
+    def expect_more(self, count: int) -> None:
+        """Something has to be done again."""
+        self._total += count
 
     def enter(self, stage: Stage) -> None:
         self._stage = stage
@@ -72,7 +79,14 @@ class Story:
             f"Installing {self.fields['version']} into slot {self.fields['slot']}.", messages.INSTALL_STARTED
         )
 
-    def succeeded(self, state: str) -> None:
+    def succeeded(self, state: str, statistics: Statistics, fetched_bytes: int) -> None:
+        self.fields |= {
+            "bytes_total": statistics.total,
+            "bytes_copied": statistics.copied,
+            "bytes_skipped": statistics.skipped,
+            "bytes_zero": statistics.zero,
+            "bytes_fetched": fetched_bytes,
+        }
         self._tell(
             f"Installed {self.fields['version']} into slot {self.fields['slot']}; it is {state}.",
             messages.UPDATE_INSTALLED,

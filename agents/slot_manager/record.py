@@ -24,6 +24,7 @@ from agents.slot_manager.record_types import (
     MAX_REFUSED,
     MAX_TEXT,
     MAX_TRANSITIONS,
+    Begun,
     Denied,
     Floor,
     Installing,
@@ -44,6 +45,7 @@ __all__ = [
     "MAX_REFUSED",
     "MAX_TEXT",
     "MAX_TRANSITIONS",
+    "Begun",
     "Denied",
     "Floor",
     "Installing",
@@ -174,6 +176,7 @@ def _record(body: dict[str, Any]) -> Record:
         denied={_text(key): _item(Denied, value) for key, value in body.get("denied", {}).items()},
         refused=tuple(_item(Refused, item) for item in body.get("refused", ()))[-MAX_REFUSED:],
         last_good=_optional(LastGood, body.get("last_good")),
+        begun=_optional(Begun, body.get("begun")),
         extra={key: value for key, value in body.items() if key not in known},
     )
 

@@ -51,6 +51,17 @@ class Installing(Kept):
 
 
 @dataclass(frozen=True, slots=True)
+class Begun(Kept):
+    """A system that was being written into a slot: parts of it may be there, so the next install of it goes
+    on from them. Ends when the slot gets an identity, or another install begins.
+    """
+
+    slot: str
+    root_hash: str
+    since_usec: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rollback(Kept):
     """The last return to another slot; times are microseconds since 1970."""
 
@@ -143,6 +154,7 @@ class Record(Kept):
     denied: dict[str, Denied] = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
     last_good: LastGood | None = None
+    begun: Begun | None = None
 
     def last_transition(self, slot: str, root_hash: str) -> Transition | None:
         """The last recorded transition of this content in this slot."""

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
@@ -20,6 +19,7 @@ from agents.slot_manager.errors import LoaderError, NoSpace
 from agents.slot_manager.loader import UNCOUNTED, Entry, Facts
 from common import files, uki
 from common.errors import AgentError
+from common.image import stream
 
 IMAGE_ID = "hypernet"
 MARGIN_BYTES = 256 << 10  # FAT clusters of the folder and of rounding up
@@ -104,7 +104,7 @@ class SystemdBoot:
         if left:
             raise LoaderError(f"{left[0]} was removed but is still there; check the file system of the ESP.")
 
-    def stage(self, uki_path: Path, version: str) -> None:
+    def stage(self, uki_path: Path, version: str, sha256: str) -> None:
         part = self._part(version)
         files.remove_durable(part)
         never = threading.Event()
@@ -114,22 +114,17 @@ class SystemdBoot:
             raise LoaderError(f"{uki_path} cannot be opened: {error.strerror}.") from error
         try:
             size = os.fstat(source).st_size
-            digest = hashlib.sha256()
             fd = self._create(part)
             try:
-                for chunk in blockio.chunks(source, 0, size, name=str(uki_path), cancel=never):
-                    digest.update(chunk)
-                    blockio.write_all(fd, chunk, name=str(part))
+                for chunk in stream.chunks(source, 0, size, name=str(uki_path), cancel=never):
+                    stream.write_all(fd, chunk, name=str(part))
                 blockio.flush(fd, name=str(part))
             finally:
                 os.close(fd)
         finally:
             os.close(source)
         self._sync()
-        if (
-            blockio.digest_from_medium(part, size, cancel=never, advance=lambda _: None)
-            != digest.hexdigest()
-        ):
+        if blockio.digest_from_medium(part, size, cancel=never) != sha256:
             raise LoaderError(f"{part} does not read back as written; check the ESP and its disk.")
 
     def arm(self, version: str, tries: int) -> None:

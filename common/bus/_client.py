@@ -152,9 +152,12 @@ class Client:
 
 
 @asynccontextmanager
-async def connect() -> AsyncIterator[Client]:
-    """Connect to the system bus ($DBUS_SYSTEM_BUS_ADDRESS if set); raises NotRunning."""
-    connection = await open_connection()
+async def connect(*, descriptors: bool = False) -> AsyncIterator[Client]:
+    """Connect to the system bus ($DBUS_SYSTEM_BUS_ADDRESS if set); raises NotRunning.
+
+    descriptors: calls may carry file descriptors, as arguments of type "h".
+    """
+    connection = await open_connection(descriptors=descriptors)
     try:
         yield Client(connection)
     finally:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import Any, Final
 
 from dbus_next.aio.message_bus import MessageBus
 from dbus_next.constants import BusType, MessageFlag, MessageType
 from dbus_next.message import Message
 
-from common.bus._values import from_wire, text, to_body
+from common.bus._values import from_wire, taken_out, text, to_body
 from common.errors import AgentError, NotPermitted, NotRunning, exit_status_of
 
 BUS_NAME: Final = "org.freedesktop.DBus"
@@ -46,6 +47,7 @@ class Connection:
     def __init__(self, bus: Any) -> None:
         self.bus = bus
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        bus.add_message_handler(_without_descriptors)
         self._watch = asyncio.create_task(self._wait_for_end())
 
     @property
@@ -76,11 +78,12 @@ class Connection:
         timeout_sec: float,
         interactive: bool = False,
     ) -> tuple[Any, ...]:
-        """Call a method and return its out values.
+        """Call a method and return its out values; an argument of type "h" is a file descriptor.
 
         Raises RemoteError, NotRunning if destination or the bus is not there, AgentError after timeout_sec.
         """
         flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE
+        args, descriptors = taken_out(signature, args)
         message = Message(
             destination=destination,
             path=path,
@@ -89,6 +92,7 @@ class Connection:
             flags=flags,
             signature=signature,
             body=to_body(signature, args),
+            unix_fds=descriptors,
         )
         # The library never completes a call on a connection that has ended.
         reply = await self._reply(message, timeout_sec) if self.alive else None
@@ -144,11 +148,14 @@ class Connection:
                 self.lost.set_result(None)
 
 
-async def open_connection() -> Connection:
-    """Connect to the system bus ($DBUS_SYSTEM_BUS_ADDRESS if set); raises NotRunning."""
+async def open_connection(*, descriptors: bool = False) -> Connection:
+    """Connect to the system bus ($DBUS_SYSTEM_BUS_ADDRESS if set); raises NotRunning.
+
+    descriptors: calls may carry file descriptors. The library never closes those that it receives: whoever
+    answers calls has to; nothing else may bring any.
+    """
     try:
-        # Descriptors stay off: those in a message that no method expects would never be closed.
-        bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=False)
+        bus = MessageBus(bus_type=BusType.SYSTEM, negotiate_unix_fd=descriptors)
         await asyncio.wait_for(bus.connect(), BUS_CALL_TIMEOUT_SEC)
     except Exception as error:
         reason = text(str(error)).rstrip(".") or type(error).__name__
@@ -156,6 +163,19 @@ async def open_connection() -> Connection:
             f"Cannot connect to the system bus: {reason}; see 'systemctl status dbus.socket'."
         ) from error
     return Connection(bus)
+
+
+def close_descriptors(message: Any) -> None:
+    """What a message brought along, wanted or not, must not stay open."""
+    for fd in message.unix_fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+    message.unix_fds = []
+
+
+def _without_descriptors(message: Any) -> None:
+    if message.message_type is not MessageType.METHOD_CALL:
+        close_descriptors(message)
 
 
 def _error(destination: str, member: str, name: str, message: str) -> AgentError:

@@ -20,7 +20,7 @@ from dbus_next.message import Message
 from common import journal
 from common.bus import _introspect
 from common.bus._interface import PROPERTIES, Interface, Method, Property
-from common.bus._values import Variant, from_wire, text, to_body
+from common.bus._values import Variant, from_wire, put_in, text, to_body
 from common.errors import AgentError, Cancelled, Internal
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,12 @@ class Dispatcher:
                 "InvalidArgs",
                 f"{member.name} takes arguments of type '{member.in_signature}', not '{message.signature}'.",
             )
+        try:
+            args = put_in(member.in_signature, args, message.unix_fds)
+        except IndexError as error:
+            raise _StandardError(
+                "InvalidArgs", "The message does not bring all of its descriptors."
+            ) from error
         if member.action is not None:
             await require(member.action)
         result = getattr(interface, member.function)(*args)

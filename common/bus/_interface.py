@@ -63,9 +63,9 @@ def method(
 ) -> Callable[[F], F]:
     """Make a function, plain or async, a D-Bus method.
 
-    It gets one argument for each type of in_signature and returns None, one value, or a tuple, as
-    out_signature says. With action, callers other than root need polkit's consent; the function runs only
-    after that.
+    It gets one argument for each type of in_signature (for "h" a file descriptor, which is closed after the
+    method) and returns None, one value, or a tuple, as out_signature says. With action, callers other than
+    root need polkit's consent; the function runs only after that.
     """
     types_of(out_signature)
 

@@ -17,7 +17,7 @@ from dbus_next.validators import assert_object_path_valid
 
 from common import notify
 from common.bus._client import Client
-from common.bus._connection import Connection, open_connection
+from common.bus._connection import Connection, close_descriptors, open_connection
 from common.bus._dispatch import Dispatcher
 from common.bus._interface import Interface
 from common.bus._polkit import authorize
@@ -165,11 +165,13 @@ class Service:
 
     def _on_message(self, message: Any) -> bool:
         if not self._dispatcher.is_for_us(message):
+            close_descriptors(message)
             return False
         self._calls_seen += 1
         task = asyncio.create_task(self._answer(message))
         self._calls.add(task)
         task.add_done_callback(self._forget)
+        task.add_done_callback(lambda _: close_descriptors(message))
         return True
 
     async def _answer(self, message: Any) -> None:
@@ -190,15 +192,17 @@ async def serve(
     setup: Callable[[Service], Awaitable[None] | None],
     *,
     idle_exit_sec: float | None,
+    descriptors: bool = False,
 ) -> int:
     """Serve the objects that setup exports under the bus name, and return the exit status of the process.
 
     Tells the service manager READY after the name is owned, then pings its watchdog. Ends with 0 on SIGTERM,
     SIGINT or after idle_exit_sec without a call and without a hold (None: never), with the status of
-    Service.stop(), and with 1 when the bus is gone. Whatever was sent has reached the bus by then. Raises
-    NotRunning without a bus, and AgentError if another process owns the name.
+    Service.stop(), and with 1 when the bus is gone. Whatever was sent has reached the bus by then.
+    descriptors: whether methods take file descriptors ("h"); they are closed when the method has returned.
+    Raises NotRunning without a bus, and AgentError if another process owns the name.
     """
-    connection = await open_connection()
+    connection = await open_connection(descriptors=descriptors)
     service = Service(connection)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -39,6 +39,26 @@ def to_body(signature: str, values: tuple[Any, ...]) -> list[Any]:
     return body
 
 
+def taken_out(signature: str, values: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[int]]:
+    """Values with positions in place of their file descriptors ("h"), and the descriptors."""
+    found = list(values)
+    descriptors = []
+    for at, type_ in enumerate(types_of(signature)):
+        if type_.token == "h":
+            descriptors.append(found[at])
+            found[at] = len(descriptors) - 1
+    return tuple(found), descriptors
+
+
+def put_in(signature: str, values: list[Any], descriptors: list[int]) -> list[Any]:
+    """The reverse; raises IndexError if there are too few descriptors."""
+    found = list(values)
+    for at, type_ in enumerate(types_of(signature)):
+        if type_.token == "h":
+            found[at] = descriptors[found[at]]
+    return found
+
+
 def from_wire(value: Any) -> Any:
     """Return a received value with all variants replaced by what they hold."""
     if isinstance(value, WireVariant):

@@ -105,6 +105,7 @@ async def serving(
     setup: Callable[[bus.Service], Awaitable[None] | None],
     *,
     idle_exit_sec: float | None = None,
+    descriptors: bool = False,
 ) -> AsyncIterator[Serving]:
     """Run bus.serve() while the context lasts; enter it when the name is owned."""
     services: list[bus.Service] = []
@@ -113,7 +114,8 @@ async def serving(
         services.append(service)
         return setup(service)
 
-    task = asyncio.create_task(bus.serve(name, remember, idle_exit_sec=idle_exit_sec))
+    serve = bus.serve(name, remember, idle_exit_sec=idle_exit_sec, descriptors=descriptors)
+    task = asyncio.create_task(serve)
     try:
         async with bus.connect() as client:
             while not task.done() and not await _has_owner(client, name):

@@ -99,13 +99,17 @@ def make_uki(
     root_hash: str,
     image_id: str = "hypernet",
     options: str = "quiet panic=10 rd.shell=0 rd.emergency=reboot",
+    verity: bool = True,
 ) -> Path:
-    """A UKI made of systemd's real stub with our text sections; `options` follow roothash=."""
+    """A UKI made of systemd's real stub with our text sections; `options` follow what names the root."""
+    root = f"roothash={root_hash}"
+    if not verity:
+        root = f"root=PARTUUID={uuid.UUID(root_hash[:32])} hypernet.rootsha256={root_hash}"
     work = path.parent / f".{path.name}.work"
     work.mkdir()
     texts = {
         ".osrel": f'ID=debian\nIMAGE_ID={image_id}\nIMAGE_VERSION="{version}"\n',
-        ".cmdline": f"roothash={root_hash} {options}",
+        ".cmdline": f"{root} {options}",
         ".linux": f"kernel of {version}" * 500,
     }
     argv = ["objcopy"]
@@ -151,10 +155,12 @@ def build_image(
     partition_root_hash: str | None = None,
     uki_names: tuple[str, ...] | None = None,
     salt: str = "-",
+    verity: bool = True,
 ) -> BuiltImage:
     """A system image as the builder makes it, signed as a whole if `key` is given.
 
     trusted: its key set, by default one with `key`. root_options: more arguments of root_images.make_root.
+    verity: whether it has a hash tree; else its root hash is the SHA-256 of its root.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"hypernet-{version}.img"
@@ -168,38 +174,34 @@ def build_image(
     content["usr/lib/os-release"] = f"ID=debian\nIMAGE_ID={image_id}\nIMAGE_VERSION={version}\n".encode()
     root_images.make_root(root_file, trusted=trusted, **{"extra": content, **root_options})
     os.truncate(root_file, root_mib * MIB)
-    output = run(
-        "veritysetup",
-        "format",
-        f"--salt={salt}",
-        "--uuid",
-        str(uuid.uuid5(uuid.NAMESPACE_DNS, version)),
-        str(root_file),
-        str(tree_file),
-    )
-    root_hash = next(
-        line.split()[-1] for line in output.decode().splitlines() if line.startswith("Root hash")
-    )
-    os.truncate(tree_file, TREE_MIB * MIB)
+    root_hash = hashlib.sha256(root_file.read_bytes()).hexdigest()
+    if verity:
+        root_hash = _make_tree(root_file, tree_file, version, salt)
+    else:
+        tree_file.touch()
     uki = make_uki(
         work / "uki.efi",
         version=version,
         root_hash=uki_root_hash or root_hash,
         image_id=image_id,
         options=uki_options,
+        verity=verity,
     )
     esp = make_esp(work / "esp", uki, (f"hypernet_{version}.efi",) if uki_names is None else uki_names)
     identity = partition_root_hash or root_hash
     with open(path, "wb") as image:
-        image.truncate((2 + ESP_MIB + root_mib + TREE_MIB) * MIB)
+        image.truncate((2 + ESP_MIB + root_mib + (TREE_MIB if verity else 0)) * MIB)
     script = (
         "label: gpt\nlabel-id: 11111111-2222-3333-4444-555555555555\nfirst-lba: 2048\n"
         f"size={ESP_MIB}MiB, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, name=esp\n"
         f"size={root_mib}MiB, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, name=root, "
         f"uuid={uuid.UUID(identity[:32])}\n"
-        f"size={TREE_MIB}MiB, type=2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5, name=root-verity, "
-        f"uuid={uuid.UUID(identity[32:])}\n"
     )
+    if verity:
+        script += (
+            f"size={TREE_MIB}MiB, type=2C7357ED-EBD2-46D9-AEC1-23D437EC2BF5, name=root-verity, "
+            f"uuid={uuid.UUID(identity[32:])}\n"
+        )
     run("sfdisk", "--quiet", str(path), stdin=script.encode())
     with open(path, "r+b") as image:
         for offset, part in ((1, esp), (1 + ESP_MIB, root_file), (1 + ESP_MIB + root_mib, tree_file)):
@@ -212,6 +214,14 @@ def build_image(
     if key:
         seal(built, key)
     return built
+
+
+def _make_tree(root: Path, tree: Path, version: str, salt: str) -> str:
+    """Write the hash tree of a root file system; returns the root hash."""
+    name = str(uuid.uuid5(uuid.NAMESPACE_DNS, version))
+    output = run("veritysetup", "format", f"--salt={salt}", "--uuid", name, str(root), str(tree))
+    os.truncate(tree, TREE_MIB * MIB)
+    return next(line.split()[-1] for line in output.decode().splitlines() if line.startswith("Root hash"))
 
 
 def make_esp(path: Path, uki: Path, names: tuple[str, ...]) -> Path:
@@ -267,6 +277,7 @@ def describe(image: BuiltImage, **changes: Any) -> Manifest:
                 hashlib.sha256(raw[offset * MIB : (offset + size) * MIB]).hexdigest(),
             )
             for role, offset, size in places
+            if role != "root-verity" or image.tree
         ),
         uki_bytes=len(image.uki),
         uki_sha256=hashlib.sha256(image.uki).hexdigest(),

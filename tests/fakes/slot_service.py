@@ -37,7 +37,7 @@ async def manager(lab: Lab, systemd: fake.Manager | None = None) -> AsyncIterato
         running.export(PATH, service.SlotManager(running, find))
 
     units = fake.systemd(systemd or fake.Manager(), requires=["backup.service"])
-    async with units, serving(NAME, setup), bus.connect() as client:
+    async with units, serving(NAME, setup, descriptors=True), bus.connect() as client:
         yield client
 
 

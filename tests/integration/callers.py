@@ -11,7 +11,10 @@ from tests.integration.machine import Machine
 from tests.integration.root_tree import ADMIN
 
 Call = tuple[str, str, str, str, list[object]]
-"""Object path, interface, method, signature and arguments of a call to the slot manager."""
+"""Object path, interface, method, signature and arguments of a call to the slot manager.
+
+Names of files stand for file descriptors, which come first.
+"""
 
 CALLED = "called"
 
@@ -52,8 +55,10 @@ async def main(password, calls):
     interactive = password is not None
     child = start_agent(password) if interactive else 0
     results = []
-    async with bus.connect() as client:
+    async with bus.connect(descriptors=True) as client:
         for path, interface, member, signature, arguments in calls:
+            files = signature.count("h")
+            arguments[:files] = [os.open(name, os.O_RDONLY) for name in arguments[:files]]
             try:
                 await client.call("io.hypernet.SlotManager1", path, interface, member, signature, *arguments,
                                   interactive=interactive, timeout_sec=60)

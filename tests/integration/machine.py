@@ -83,6 +83,12 @@ class Machine:
         """Whether the machine is switched on."""
         return self._nspawn is not None
 
+    @property
+    def leader(self) -> int:
+        """Process id of its systemd, for those who enter one of its namespaces."""
+        assert self._leader, "the machine is not running"
+        return self._leader
+
     def boot(self, *, timeout_sec: float = 60) -> None:
         """Start the machine and wait until systemd has done what the boot consists of, well or badly.
 

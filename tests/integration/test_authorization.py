@@ -18,9 +18,13 @@ NOT_PERMITTED = "io.hypernet.Error.NotPermitted"
 
 NOTHING = "/config/missing.img"
 
+PROGRAM = "/usr/bin/hypernet-admin"
+"""A file that everybody can open, and that is no image."""
+
 METHODS: dict[str, Call] = {
     "Install": (PATH, NAME, "Install", "sa{sv}", [NOTHING, {}]),
     "Install allow-downgrade": (PATH, NAME, "Install", "sa{sv}", [NOTHING, {"allow-downgrade": True}]),
+    "InstallFile": (PATH, NAME, "InstallFile", "hhha{sv}", [*[PROGRAM] * 3, {}]),
     "Approve": (PATH, NAME, "Approve", "", []),
     "Arm": (PATH, NAME, "Arm", "a{sv}", [{}]),
     "Disarm": (PATH, NAME, "Disarm", "", []),

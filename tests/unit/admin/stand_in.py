@@ -9,6 +9,7 @@ beside it, with the suffix .calls, as one line of JSON.
 
 import asyncio
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,10 @@ class Job(bus.Interface):
     @bus.prop("BytesTotal", "t")
     def bytes_total(self) -> int:
         return 3 << 20
+
+    @bus.prop("BytesFetched", "t")
+    def bytes_fetched(self) -> int:
+        return int(self._now.get("BytesFetched", 0))
 
     @bus.prop("Rate", "t")
     def rate(self) -> int:
@@ -143,6 +148,13 @@ class SlotManager(bus.Interface):
     def transitions(self) -> list[dict[str, Any]]:
         return list(self._slots.get("Transitions", []))
 
+    @bus.method("InstallFile", "hhha{sv}", "o")
+    def install_file(self, image: int, manifest: int, signature: int, options: dict[str, Any]) -> str:
+        texts = [os.pread(fd, 100, 0).decode() for fd in (image, manifest, signature)]
+        self._script.called("InstallFile", *texts, options)
+        self._service.export(JOB, Job(self._script))
+        return JOB
+
     @bus.method("Install", "sa{sv}", "o")
     def install(self, source: str, options: dict[str, Any]) -> str:
         self._script.called("Install", source, options)
@@ -208,7 +220,7 @@ async def main(which: str, script: Script) -> int:
         service.export("/io/hypernet/BootHealth1", BootHealth(script))
 
     if which == "slots":
-        return await bus.serve(SLOT_MANAGER, slots, idle_exit_sec=None)
+        return await bus.serve(SLOT_MANAGER, slots, idle_exit_sec=None, descriptors=True)
     return await bus.serve(BOOT_HEALTH, health, idle_exit_sec=None)
 
 

@@ -29,17 +29,29 @@ def test_json_mode_before_the_verb_is_kept() -> None:
 def test_relative_image_path_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    assert cli.parse(["update", "--image", "new.img"]).image == tmp_path / "new.img"
+    assert cli.parse(["update", "--image", "new.img"]).source == str(tmp_path / "new.img")
 
 
 def test_image_of_an_absolute_path_is_passed_on_as_it_is() -> None:
-    assert cli.parse(["update", "--image=/media/new.img"]).image == Path("/media/new.img")
+    assert cli.parse(["update", "--image=/media/new.img"]).source == "/media/new.img"
 
 
-@pytest.mark.parametrize("argv", [["update", "--image"], ["verify"], ["info"]], ids=" ".join)
+def test_url_of_an_update_is_passed_on_as_it_is() -> None:
+    url = "HTTPS://updates.test/hypernet-0.2.0.img"
+    assert cli.parse(["update", f"--image={url}"]).source == url
+
+
+def test_update_from_a_strange_scheme_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="give one of http or https"):
+        cli.parse(["update", "--image=ftp://updates.test/hypernet-0.2.0.img"])
+
+
+@pytest.mark.parametrize("argv", [["verify"], ["info"]], ids=" ".join)
 @pytest.mark.parametrize("url", ["http://x.test/a.img", "https://x.test/a.img", "file:///a.img"])
 def test_url_is_refused_with_the_advice_to_download_it(argv: list[str], url: str) -> None:
-    with pytest.raises(InvalidArgument, match="is a URL, but only a file can be used: download the image"):
+    with pytest.raises(
+        InvalidArgument, match="is a URL, but only a file can be used here: download the image"
+    ):
         cli.parse([*argv, url])
 
 
@@ -50,7 +62,7 @@ def test_update_takes_each_of_its_options() -> None:
 
     assert options == Options(
         "update",
-        image=Path("/x"),
+        source="/x",
         dry_run=True,
         allow_downgrade=True,
         stage_only=True,

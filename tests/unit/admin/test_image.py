@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from agents.admin import __main__ as admin
-from agents.admin import image
 from common import paths
-from common.image import Inspection
+from common.image import Inspection, description
 from tests.fakes import slot_images
 from tests.fakes.slot_images import BuiltImage, Key
 
@@ -137,9 +136,9 @@ def test_machine_without_trusted_keys_is_one_sentence(
 
 
 def test_facts_about_an_image_are_one_line_each() -> None:
-    text = image.describe(INSPECTION, "not checked", now_sec=1_755_000_000)
+    text = description.describe(INSPECTION, "not checked", now_sec=1_755_000_000)
 
-    assert text.count("\n") == len(text.splitlines()) == 11
+    assert text.count("\n") == len(text.splitlines()) == 12
     assert "          Image: /media/hypernet-1.2.3.img (3.0 MiB)\n" in text
     assert "     Partitions: esp 1.0 MiB, root 2.0 MiB\n" in text
     assert "       Manifest: channel stable, serial 1000002000003\n" in text
@@ -147,11 +146,11 @@ def test_facts_about_an_image_are_one_line_each() -> None:
 
 
 def test_expired_image_is_marked_as_such() -> None:
-    assert " (expired)\n" in image.describe(INSPECTION, "", now_sec=1_760_000_000)
+    assert " (expired)\n" in description.describe(INSPECTION, "", now_sec=1_760_000_000)
 
 
 def test_image_without_a_manifest_has_no_dates() -> None:
-    text = image.describe(replace(INSPECTION, has_manifest=False), "", now_sec=0)
+    text = description.describe(replace(INSPECTION, has_manifest=False), "", now_sec=0)
 
     assert "       Manifest: none\n" in text
     assert "Expires" not in text

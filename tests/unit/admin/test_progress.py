@@ -69,10 +69,10 @@ def test_bar_says_nothing_about_a_rate_and_a_time_that_nobody_knows() -> None:
 
 @pytest.mark.parametrize("columns", [20, 40, 60, 80, 200])
 def test_bar_never_fills_the_last_column(columns: int) -> None:
-    line = bar_text(job("readback", 5 * MIB, 9 * MIB, 0.7, rate=3 * MIB, remaining_usec=9_000_000), columns)
+    line = bar_text(job("write", 5 * MIB, 9 * MIB, 0.7, rate=3 * MIB, remaining_usec=9_000_000), columns)
 
     assert len(line) < columns
-    assert line.startswith("Reading back")
+    assert line.startswith("Writing")
 
 
 @pytest.mark.parametrize(

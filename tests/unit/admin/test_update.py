@@ -4,6 +4,7 @@
 import json
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -60,6 +61,11 @@ def test_update_in_json_prints_the_result_and_nothing_else(lab: Lab) -> None:
         "reboot": False,
         "error_name": "",
         "error_message": "",
+        "bytes_total": 3 << 20,
+        "bytes_copied": 0,
+        "bytes_skipped": 0,
+        "bytes_zero": 0,
+        "bytes_fetched": 0,
     }
 
 
@@ -100,6 +106,18 @@ def test_options_of_the_update_reach_the_slot_manager(lab: Lab) -> None:
     assert lab.calls() == [["Install", "/new.img", options]]
 
 
+def test_files_that_we_can_open_are_passed_on_open(lab: Lab, tmp_path: Path) -> None:
+    for name in ("new.img.zst", "new.manifest.json", "new.manifest.json.asc"):
+        (tmp_path / name).write_text(name)
+    lab.start()
+
+    result = lab.admin("update", f"--image={tmp_path / 'new.img.zst'}", "--reboot")
+
+    assert result.returncode == 0
+    files = ["new.img.zst", "new.manifest.json", "new.manifest.json.asc"]
+    assert lab.calls() == [["InstallFile", *files, {"reboot": True}]]
+
+
 def test_dry_run_says_that_nothing_was_written(lab: Lab) -> None:
     lab.start()
 
@@ -138,11 +156,14 @@ def test_version_that_runs_already_is_nothing_to_do(lab: Lab) -> None:
     assert lab.admin("update", "--image=/new.img").returncode == 22
 
 
-def test_update_from_a_url_is_one_sentence(lab: Lab) -> None:
+def test_update_from_a_url_tells_how_much_was_fetched(lab: Lab) -> None:
+    ended = {**SCRIPT["job"][-1], "BytesFetched": 1 << 20}
+    lab.start(job=[*SCRIPT["job"][:-1], ended])
+
     result = lab.admin("update", "--image=https://updates.test/hypernet-0.2.0.img")
 
-    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
-    assert "download the image with the files beside it first" in result.stderr
+    assert lab.calls() == [["Install", "https://updates.test/hypernet-0.2.0.img", {}]]
+    assert "Fetched 1.0 MiB of 3.0 MiB." in result.stdout.splitlines()
 
 
 def test_terminal_shows_a_bar_with_rate_and_time_left(lab: Lab) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agents.rauc.progress import Installation
 
-STAGES = ["check", "verify", "write", "readback", "entry", "done"]
+STAGES = ["check", "verify", "write", "entry", "done"]
 
 
 def new() -> Installation:

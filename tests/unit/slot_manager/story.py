@@ -17,15 +17,20 @@ from typing import Any
 
 import pytest
 
-from agents.slot_manager import attempts, blockio, efivars, install
+from agents.slot_manager import attempts, blockio, candidate, efivars
+from agents.slot_manager.candidate import Candidate
 from agents.slot_manager.loader import TRIAL_TRIES
 from agents.slot_manager.machine import Machine, View
+from agents.slot_manager.medium import Medium
 from agents.slot_manager.record import Store
+from agents.slot_manager.sources import Supply
 from agents.slot_manager.state import State
+from agents.slot_manager.wire import Wire
 from common import files, process
 from common.errors import AgentError
-from common.image.verify import Verified
-from common.image.verify import verify as verify_really
+from common.image import stream
+from common.image.origin import LocalOrigin
+from common.trust import TrustStore
 from tests.fakes.slot_images import BuiltImage
 from tests.fakes.slot_lab import Lab
 
@@ -62,8 +67,9 @@ class Power:
             (files, "write_atomic"),
             (files, "rename_durable"),
             (files, "remove_durable"),
-            (blockio, "write_all"),
+            (stream, "write_all"),
             (blockio, "flush"),
+            (Medium, "flush"),
             (efivars, "remove"),
         ):
             patch.setattr(owner, name, self._guarded(getattr(owner, name)))
@@ -153,27 +159,35 @@ class Loader:
 
 
 class Verifications:
-    """The real verification of each image once, and its result from then on."""
+    """The real examination of each image once, and its result from then on."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._known: dict[Path, Verified] = {}
+        self._known: dict[Path, Candidate] = {}
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        def verify(image: Any, layout: Any, store: Any, work: Path, **options: Any) -> Verified:
+        examine_really = candidate.examine
+
+        def examine(
+            machine: Machine, view: View, supply: Supply, work: Path, store: TrustStore, **options: Any
+        ) -> Candidate:
+            image = supply.plain
+            assert image is not None
             known = self._known.get(image.path)
             if known is None:
-                known = verify_really(image, layout, store, work, **options)
+                known = examine_really(machine, view, supply, work, store, **options)
                 kept = self._folder / f"{image.path.name}.efi"
                 shutil.copy(known.content.uki, kept)
                 known = replace(known, content=replace(known.content, uki=kept))
                 self._known[image.path] = known
-            blockio.check(options["cancel"])
-            options["advance"](image.size_bytes)
-            blockio.check(options["cancel"])
-            return known
+            options["judge"](known.release)
+            stream.check(options["cancel"])
+            options["meter"].advance(image.size_bytes)
+            stream.check(options["cancel"])
+            origin = LocalOrigin(image.fd, image.size_bytes, supply.name)
+            return replace(known, plain=image, wire=Wire(origin))
 
-        patch.setattr(install, "verify", verify)
+        patch.setattr(candidate, "examine", examine)
 
 
 class Life:

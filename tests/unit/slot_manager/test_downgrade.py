@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agents.slot_manager import arming, install, lifecycle
-from agents.slot_manager.errors import LoaderError, OtherSlotNotGood
+from agents.slot_manager.errors import LoaderError, OtherSlotNotGood, WrongState
 from agents.slot_manager.loader import in_loader_order
 from agents.slot_manager.record import Record
 from agents.slot_manager.state import State
@@ -132,7 +132,7 @@ def test_a_slot_on_trial_does_not_step_aside(newer: Lab, releases: dict[str, Bui
     (newer.linux / "hypernet_3.0.0.efi").rename(newer.linux / "hypernet_3.0.0+3.efi")
     newer.try_once("hypernet_3.0.0+3.efi", "a")
     before = newer.snapshot()
-    with pytest.raises(OtherSlotNotGood, match="has to be good"):
+    with pytest.raises(WrongState, match="still on trial"):
         install.install(newer.machine, str(releases["2.0.0"].path), allow_downgrade=True)
     assert newer.snapshot() == before
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agents.slot_manager import arming, blockio, install, lifecycle, partuuid
+from agents.slot_manager.medium import Medium
 from agents.slot_manager.record import Store
 from agents.slot_manager.state import State
 from agents.slot_manager.systemd_boot import SystemdBoot
@@ -24,9 +25,9 @@ STEPS: tuple[tuple[object, str, int], ...] = (
     (Store, "save", 2),
     (SystemdBoot, "clear", 1),
     (partuuid, "set_random", 1),
+    (Medium, "flush", 1),
+    (Medium, "flush", 2),
     (blockio, "flush", 1),
-    (blockio, "flush", 2),
-    (blockio, "flush", 3),
     (SystemdBoot, "stage", 1),
     (partuuid, "set_root_hash", 1),
     (SystemdBoot, "arm", 1),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,33 @@ def test_an_update_over_the_bus_ends_with_an_armed_slot(lab: Lab, images: dict[s
             values = await client.get_all(NAME, job, JOB)
             assert (values["Stage"], values["Progress"], values["Version"]) == ("done", 1.0, "2.0.0")
             assert values["BytesDone"] == values["BytesTotal"] > 0
+            parts = [values[f"Bytes{name}"] for name in ("Copied", "Skipped", "Zero", "Fetched")]
+            assert sum(parts) == len(images["2.0.0"].root)
 
     run(story())
+
+
+def test_open_files_are_installed_and_closed(
+    lab: Lab, releases: dict[str, BuiltImage], tmp_path: Path
+) -> None:
+    image = copy_image(releases["2.0.0"], tmp_path / "copy")
+    manifest = image.beside(".manifest.json")
+
+    async def story() -> None:
+        async with manager(lab) as client, bus.connect(descriptors=True) as caller:
+            before = len(os.listdir("/proc/self/fd"))
+            with open(image.path) as one, open(manifest) as two, open(f"{manifest}.asc") as three:
+                numbers = [file.fileno() for file in (one, two, three)]
+                async with client.subscribe(JOB, "Finished") as queue:
+                    await caller.call(NAME, PATH, NAME, "InstallFile", "hhha{sv}", *numbers, {})
+                    signal = await asyncio.wait_for(queue.get(), 30)
+            assert signal.args[0] == "done"
+            assert await client.get_property(NAME, signal.path, JOB, "Source") == str(image.path)
+            await asyncio.sleep(0.1)
+            assert len(os.listdir("/proc/self/fd")) <= before
+
+    run(story())
+    assert lab.data("b").startswith(image.root)
 
 
 def test_a_refused_image_is_told_by_name_and_sentence(

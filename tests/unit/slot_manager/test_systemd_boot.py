@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,6 +42,10 @@ def names(linux: Path) -> list[str]:
     return sorted(path.name for path in linux.iterdir())
 
 
+def stage(boot: SystemdBoot, uki: Path) -> None:
+    boot.stage(uki, "2.0.0", hashlib.sha256(uki.read_bytes()).hexdigest())
+
+
 def only(boot: SystemdBoot) -> Entry:
     (entry,) = boot.entries()
     return entry
@@ -49,23 +54,28 @@ def only(boot: SystemdBoot) -> Entry:
 def test_a_staged_entry_is_complete_but_hidden_from_the_loader(
     boot: SystemdBoot, linux: Path, uki: Path
 ) -> None:
-    boot.stage(uki, "2.0.0")
+    stage(boot, uki)
     assert names(linux) == [".hypernet_2.0.0.efi.part"]
     assert (linux / ".hypernet_2.0.0.efi.part").read_bytes() == uki.read_bytes()
     assert only(boot).staged
     assert in_loader_order(boot.entries()) == []
 
 
+def test_an_entry_that_does_not_read_back_as_it_should_be_is_an_error(boot: SystemdBoot, uki: Path) -> None:
+    with pytest.raises(LoaderError, match="does not read back"):
+        boot.stage(uki, "2.0.0", "ab" * 32)
+
+
 def test_staging_again_replaces_what_was_left_behind(boot: SystemdBoot, linux: Path, uki: Path) -> None:
     (linux / ".hypernet_2.0.0.efi.part").write_bytes(b"torn")
-    boot.stage(uki, "2.0.0")
+    stage(boot, uki)
     assert (linux / ".hypernet_2.0.0.efi.part").read_bytes() == uki.read_bytes()
 
 
 def test_arming_removes_every_twin_of_the_name(boot: SystemdBoot, linux: Path, uki: Path) -> None:
     for twin in ("hypernet_2.0.0.efi", "hypernet_2.0.0+0-3.efi", "HYPERNET_2.0.0+1.EFI"):
         (linux / twin).write_bytes(b"old")
-    boot.stage(uki, "2.0.0")
+    stage(boot, uki)
     boot.arm("2.0.0", 3)
     assert names(linux) == ["hypernet_2.0.0+3.efi"]
 
@@ -80,7 +90,7 @@ def test_counters_are_written_as_the_loader_reads_them(left: int, done: int, exp
 
 
 def test_a_counter_can_be_set_and_taken_away(boot: SystemdBoot, linux: Path, uki: Path) -> None:
-    boot.stage(uki, "2.0.0")
+    stage(boot, uki)
     boot.arm("2.0.0", 3)
     for left, done, expected in ((0, 1, "hypernet_2.0.0+0-1.efi"), (-1, 0, "hypernet_2.0.0.efi")):
         boot.set_tries(only(boot), left, done)

@@ -41,6 +41,11 @@ class Sysfs:
         for number in numbers:
             (dm / "slaves" / self.parts[number].name).symlink_to(self.parts[number])
 
+    def mount_root_straight_on(self, number: int) -> None:
+        device = os.lstat(self.root).st_dev
+        node = self.sysfs / "dev/block" / f"{os.major(device)}:{os.minor(device)}"
+        node.symlink_to(self.parts[number])
+
     def discover(self) -> topology.Topology:
         return topology.discover(self.root, self.sysfs, self.dev)
 
@@ -57,6 +62,17 @@ def test_the_running_slot_is_the_one_below_the_root_device(
     assert found.disk == sysfs.dev / name
     assert found.slots["a"].data == sysfs.dev / f"{name}{separator}2"
     assert found.slots["b"].tree == sysfs.dev / f"{name}{separator}5"
+
+
+@pytest.mark.parametrize(("number", "booted"), [(2, "a"), (4, "b")])
+def test_a_running_slot_without_dm_verity_is_the_partition_of_the_root_file_system(
+    lab: Lab, tmp_path: Path, number: int, booted: str
+) -> None:
+    sysfs = Sysfs(tmp_path / "machine", lab.topology.disk)
+    sysfs.mount_root_straight_on(number)
+    found = sysfs.discover()
+
+    assert (found.booted, found.slots["b"].tree) == (booted, sysfs.dev / "sda5")
 
 
 def test_a_root_that_is_on_no_disk_is_told(lab: Lab, tmp_path: Path) -> None:
