@@ -6,13 +6,17 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# The longest first: while one process builds the images for the virtual machines, another one needs none.
+# The longest first: while one process builds the images for the virtual machines, the others need none.
 _ORDER = (
-    "tests/vm/test_failed_boot.py",
+    "tests/vm/test_power_cuts.py",
     "tests/integration",
+    "tests/fuzz",
+    "tests/vm/test_power_cuts_resumed.py",
+    "tests/vm/test_failed_boot.py",
     "tests/vm/test_failed_verdict.py",
     "tests/vm/test_update.py",
     "tests/vm",
+    "tests/unit/slot_manager/test_power_cut.py",
     "tests/unit",
 )
 
