@@ -20,9 +20,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def releases() -> Releases:
-    cache = Path(os.environ.get("HYPERNET_TEST_CACHE", REPOSITORY / "build/test-cache"))
-    return release_builder.prepare(cache / "vm")
+def vm_cache() -> Path:
+    return Path(os.environ.get("HYPERNET_TEST_CACHE", REPOSITORY / "build/test-cache")) / "vm"
+
+
+@pytest.fixture(scope="session")
+def releases(vm_cache: Path) -> Releases:
+    return release_builder.prepare(vm_cache)
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,8 @@ GOOD = "0.2.0"
 UNHEALTHY = "0.3.0"
 PANIC = "0.4.0"
 NO_ROOT = "0.5.0"
+SQUASHFS = "0.6.0"
+WITHOUT_VERITY = "0.7.0"
 
 _BROKEN_CHECK = """health_checks:
   - name: application
@@ -31,6 +33,11 @@ _BROKEN_CHECK = """health_checks:
 KERNEL_ARGS: Mapping[str, Sequence[str]] = {
     PANIC: ("rdinit=/nonexistent",),
     NO_ROOT: ("modprobe.blacklist=virtio_blk",),
+}
+# What other versions have in place of a line of the image's configuration.
+CONFIGURATION: Mapping[str, Mapping[str, str]] = {
+    SQUASHFS: {"filesystem: erofs": "filesystem: squashfs"},
+    WITHOUT_VERITY: {"filesystem: erofs": "filesystem: ext4", "verity: true": "verity: false"},
 }
 
 
@@ -54,7 +61,7 @@ class Releases:
         subprocess.run([*gpg, str(image)], check=True, timeout=300)
 
 
-def prepare(cache: Path) -> Releases:
+def prepare(cache: Path, versions: Sequence[str] = (START, GOOD, UNHEALTHY, PANIC, NO_ROOT)) -> Releases:
     """Build what is missing in the cache folder or was made of other sources; one process at a time."""
     cache.mkdir(parents=True, exist_ok=True)
     releases = Releases(
@@ -65,7 +72,7 @@ def prepare(cache: Path) -> Releases:
         inputs = "".join(
             tree_digest(REPOSITORY / name) for name in ("agents", "common", "packaging", "units")
         )
-        for version in (START, GOOD, UNHEALTHY, PANIC, NO_ROOT):
+        for version in versions:
             stamp = releases.folder / f"{version}.inputs"
             if not stamp.exists() or stamp.read_text() != inputs:
                 build(releases, version, output=releases.folder, cache=cache / "steps")
@@ -80,7 +87,7 @@ def build(releases: Releases, version: str, *, output: Path, cache: Path | None)
         "-m",
         "hypernet_release",
         "build",
-        str(REPOSITORY / "packaging/image/build-config.yaml"),
+        str(_configuration(releases, version)),
     ]
     argv += ["--version", version, "--output", str(output), "--gnupg-home", str(releases.keys["release"])]
     argv += ["--package", "qemu-guest-agent", "--overlay", str(REPOSITORY / "packaging/image/demo")]
@@ -91,6 +98,21 @@ def build(releases: Releases, version: str, *, output: Path, cache: Path | None)
     path = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "packaging")])
     subprocess.run(argv, check=True, timeout=1200, env={**os.environ, "PYTHONPATH": path})
     return output / f"hypernet-{version}.img"
+
+
+def _configuration(releases: Releases, version: str) -> Path:
+    """The image's configuration, with the lines of a version."""
+    path = REPOSITORY / "packaging/image/build-config.yaml"
+    if version not in CONFIGURATION:
+        return path
+    text = path.read_text().replace("  - rootfs\n", f"  - {path.with_name('rootfs')}\n")
+    for old, new in CONFIGURATION[version].items():
+        assert f"\n{old}\n" in text
+        text = text.replace(f"\n{old}\n", f"\n{new}\n")
+    changed = releases.folder.parent / f"configuration-{version}/build-config.yaml"
+    changed.parent.mkdir(exist_ok=True)
+    changed.write_text(text)
+    return changed
 
 
 def _overlays(releases: Releases, version: str) -> Iterator[Path]:
