@@ -176,6 +176,8 @@ async def _follow(
     question: Question | None = None
     try:
         while not values.get("Result"):
+            if seen.given_up:  # asyncio.wait_for of Python 3.11 may swallow a cancellation
+                raise asyncio.CancelledError
             if question is None:
                 display.update(Job.from_bus(values))
             if seen.asked and not answered and question is None:
