@@ -146,7 +146,7 @@ class Blocks:
             if piece.buffer is None:
                 found = ZERO_HASH * step.count
             else:
-                found = _hashes(piece.buffer, begin * BLOCK_BYTES, step.count)
+                found = _hashes(piece.buffer, begin, step.count)
             expected = piece.expected[begin * width : (begin + step.count) * width]
             is_read = step.block not in piece.unread
             if is_read and _narrow(found, width) == expected:
@@ -244,8 +244,7 @@ def _copy(slot: Slot | Medium | None, view: memoryview, block: int) -> int:
 
 
 def _hashes(buffer: Buffer, begin: int, count: int) -> bytes:
-    view, end = buffer.view, begin + count * BLOCK_BYTES
-    return b"".join([sha256(view[at : at + BLOCK_BYTES]).digest() for at in range(begin, end, BLOCK_BYTES)])
+    return b"".join([sha256(block).digest() for block in buffer.blocks[begin : begin + count]])
 
 
 def _narrow(hashes: bytes, width: int) -> bytes:

@@ -32,10 +32,11 @@ _GONE = (errno.EIO, errno.ENODEV, errno.ENXIO)
 
 
 class Buffer:
-    """A piece of page-aligned memory; `view` is all of it."""
+    """A piece of page-aligned memory; `view` is all of it, `blocks` are its parts of ALIGNMENT bytes."""
 
     def __init__(self, view: memoryview, address: int) -> None:
         self.view, self._address = view, address
+        self.blocks = [view[at : at + ALIGNMENT] for at in range(0, len(view), ALIGNMENT)]
 
     def same(self, offset: int, other: Buffer, other_offset: int, size: int) -> bool:
         """Whether `size` bytes at `offset` are those of `other`. Other threads run meanwhile."""

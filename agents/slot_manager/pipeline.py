@@ -23,9 +23,9 @@ from agents.slot_manager.medium import Buffer, Medium, buffers
 from common.errors import AgentError, Internal
 from common.image.stream import check
 
-BUFFER_BYTES = 1 << 20
-RING_BUFFERS = 14
-BATCH_BUFFERS = 6
+BUFFER_BYTES = 2 << 20
+RING_BUFFERS = 6
+BATCH_BUFFERS = 2
 """At most half of the ring: while one batch is flushed and read back, the next ones are filled."""
 
 Extent = tuple[int, int]
