@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, NoReturn
 
 from common import duration, journal, strictjson, version
@@ -38,6 +39,7 @@ _WORD: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _FILE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~^-]{0,200}")
 _URL: Final = re.compile(r"(https://[!-~]{1,2000})?")
 _CRITICAL: Final = "crit_"
+_FORMS: Final = ("transport", "archive")
 _MAX_NAMED_KEYS: Final = 8
 
 
@@ -97,7 +99,8 @@ class Manifest:
 
     min_version: nothing older may be installed once this release was blessed. min_from_version: the running
     version has to be at least this one. root_hash: without a hash tree the SHA-256 of the root partition.
-    parts: one for each of ROLES, or of all but the hash tree. digest: SHA-256 of the file.
+    parts: one for each of ROLES, or of all but the hash tree. digest: SHA-256 of the file. archive: another
+    compressed form, of larger frames: less to fetch where all of the image is needed.
     """
 
     product: str
@@ -121,6 +124,7 @@ class Manifest:
     notes_url: str
     digest: str
     transport: Transport | None = None
+    archive: Transport | None = None
 
     @property
     def verity(self) -> bool:
@@ -152,8 +156,9 @@ def _read(raw: bytes, name: str) -> Manifest:
         )
     image, uki = top.member("image"), top.member("uki")
     partitions = top.members("partitions")
-    shipped = [top.member("transport")] if top.has("transport") else []
-    extents = [item.member(key) for item in shipped for key in ("frames", "index")]
+    forms = {key: top.member(key) for key in _FORMS if top.has(key)}
+    extents = {key: (item.member("frames"), item.member("index")) for key, item in forms.items()}
+    transports = {key: _transport(item, *extents[key]) for key, item in forms.items()}
     manifest = Manifest(
         product=top.text("product", _WORD, "a word of lower-case letters and digits"),
         arch=top.text("arch", _WORD, "a word of lower-case letters and digits"),
@@ -175,10 +180,12 @@ def _read(raw: bytes, name: str) -> Manifest:
         uki_sha256=uki.sha256("sha256"),
         notes_url=top.text("notes_url", _URL, "an address that begins with https://", default=""),
         digest=hashlib.sha256(raw).hexdigest(),
-        transport=_transport(shipped[0], *extents) if shipped else None,
+        transport=transports.get("transport"),
+        archive=transports.get("archive"),
     )
     _check(manifest, name)
-    unknown = [key for item in (top, image, uki, *partitions, *shipped, *extents) for key in item.unknown()]
+    read = (top, image, uki, *partitions, *forms.values(), *chain.from_iterable(extents.values()))
+    unknown = [key for item in read for key in item.unknown()]
     _judge_unknown(unknown, name)
     return manifest
 
@@ -211,13 +218,15 @@ def render(manifest: Manifest) -> bytes:
         "uki": {"size": manifest.uki_bytes, "sha256": manifest.uki_sha256},
         "notes_url": manifest.notes_url,
     }
-    if manifest.transport is not None:
-        fields["transport"] = {
-            "name": manifest.transport.name,
-            "size": manifest.transport.size_bytes,
-            "frames": _rendered(manifest.transport.frames),
-            "index": _rendered(manifest.transport.index),
-        }
+    for key in _FORMS:
+        form: Transport | None = getattr(manifest, key)
+        if form is not None:
+            fields[key] = {
+                "name": form.name,
+                "size": form.size_bytes,
+                "frames": _rendered(form.frames),
+                "index": _rendered(form.index),
+            }
     return (json.dumps(fields, sort_keys=True, indent=1) + "\n").encode("ascii")
 
 
@@ -245,23 +254,25 @@ def _check(manifest: Manifest, name: str) -> None:
         end_bytes = part.offset_bytes + part.size_bytes
         if end_bytes > manifest.image_bytes:
             _refuse(name, f"partition {part.role} ends behind the end of the image")
-    if manifest.transport is not None:
-        _check_transport(manifest.transport, manifest.image_bytes, name)
+    for key in _FORMS:
+        form: Transport | None = getattr(manifest, key)
+        if form is not None:
+            _check_transport(form, manifest.image_bytes, key, name)
 
 
-def _check_transport(transport: Transport, image_bytes: int, name: str) -> None:
+def _check_transport(transport: Transport, image_bytes: int, key: str, name: str) -> None:
     """Frames of the image, index and table have to follow each other and be the whole file."""
     frames, index = transport.frames, transport.index
     if frames.size_bytes > MAX_TABLE_BYTES:
-        _refuse(name, f"transport.frames.size may be at most {MAX_TABLE_BYTES}")
+        _refuse(name, f"{key}.frames.size may be at most {MAX_TABLE_BYTES}")
     if index.size_bytes > (image_bytes >> 8) + (1 << 10):
-        _refuse(name, "transport.index.size is more than an image of this size can have")
+        _refuse(name, f"{key}.index.size is more than an image of this size can have")
     if (
         index.offset_bytes <= SKIPPABLE_HEAD_BYTES
         or index.offset_bytes + index.size_bytes != frames.offset_bytes
         or frames.offset_bytes + frames.size_bytes != transport.size_bytes
     ):
-        _refuse(name, "transport.index and transport.frames have to be the end of the file, in this order")
+        _refuse(name, f"{key}.index and {key}.frames have to be the end of the file, in this order")
 
 
 def _version(item: strictjson.Object, key: str) -> str:

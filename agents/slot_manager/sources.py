@@ -26,7 +26,7 @@ from common.image import httpwire, remote, source
 from common.image.errors import ChecksumMismatch, DownloadFailed, NoSuchFile
 from common.image.origin import LocalOrigin, Origin
 from common.image.verify import Statement
-from common.manifest import Manifest
+from common.manifest import Manifest, Transport
 
 PLAIN: Final = ".img"
 COMPRESSED: Final = ".img.zst"
@@ -74,6 +74,10 @@ class Supply(ABC):
     @abstractmethod
     def compressed(self, manifest: Manifest) -> Origin | None:
         """The compressed form of the image, if there is one. Raises AgentError."""
+
+    def archive(self, manifest: Manifest) -> Origin | None:
+        """The other compressed form, if there is one. Raises AgentError."""
+        return None
 
     @abstractmethod
     def raw(self, manifest: Manifest) -> Origin | None:
@@ -126,11 +130,10 @@ class _Web(Supply):
         self.statement = self._stated(stem + manifest.SUFFIX)
 
     def compressed(self, manifest: Manifest) -> Origin | None:
-        transport = manifest.transport
-        origin = self.beside(transport.name) if transport else None
-        if origin is not None and transport is not None:
-            _require_size(origin, transport.size_bytes)
-        return origin
+        return self._form(manifest.transport)
+
+    def archive(self, manifest: Manifest) -> Origin | None:
+        return self._form(manifest.archive)
 
     def raw(self, manifest: Manifest) -> Origin | None:
         origin = self.beside(manifest.image_name)
@@ -145,6 +148,12 @@ class _Web(Supply):
         except NoSuchFile:
             return None
         self._open.append(origin)
+        return origin
+
+    def _form(self, form: Transport | None) -> Origin | None:
+        origin = self.beside(form.name) if form else None
+        if origin is not None and form is not None:
+            _require_size(origin, form.size_bytes)
         return origin
 
     @property

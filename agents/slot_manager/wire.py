@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from common.image.errors import ChecksumMismatch, NoSuchFile, misbuilt
 from common.image.frames import FrameOrigin, parse_table
 from common.image.origin import Fetcher, Origin, Region
 from common.image.verity import BLOCK_BYTES
-from common.manifest import Extent, Manifest, Part
+from common.manifest import Extent, Manifest, Part, Transport
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +43,27 @@ def choose(supply: Supply, manifest: Manifest) -> Wire:
 
     Raises ChecksumMismatch, NotAnImage, DownloadFailed, AgentError.
     """
-    packed, transport = supply.compressed(manifest), manifest.transport
+    forms = ((supply.compressed(manifest), manifest.transport), (supply.archive(manifest), manifest.archive))
+    found = [(packed, form) for packed, form in forms if packed is not None and form is not None]
+    origins: list[Origin] = [_frames(packed, form, manifest) for packed, form in found]
     raw = supply.raw(manifest)
-    if packed is None or transport is None:
-        if raw is None:
-            raise NoSuchFile(
-                f"There is neither {manifest.image_name} nor a compressed form of it beside its manifest; "
-                "publish one of them."
-            )
-        return Wire(raw)
-    table = packed.read(transport.frames.offset_bytes, transport.frames.size_bytes)
-    if hashlib.sha256(table).hexdigest() != transport.frames.sha256:
+    if raw is not None:
+        origins.append(raw)
+    if not origins:
+        raise NoSuchFile(
+            f"There is neither {manifest.image_name} nor a compressed form of it beside its manifest; "
+            "publish one of them."
+        )
+    origin = origins[0] if len(origins) == 1 else _Cheapest(origins)
+    return Wire(origin, (found[0][0], found[0][1].index) if found else None)
+
+
+def _frames(packed: Origin, form: Transport, manifest: Manifest) -> FrameOrigin:
+    table = packed.read(form.frames.offset_bytes, form.frames.size_bytes)
+    if hashlib.sha256(table).hexdigest() != form.frames.sha256:
         raise _unlike(packed, "frame table")
-    frames = FrameOrigin(
-        packed,
-        parse_table(table, image_bytes=manifest.image_bytes, transport=transport, name=packed.name),
-        packed.name,
-    )
-    return Wire(frames if raw is None else _Cheapest(frames, raw), (packed, transport.index))
+    parsed = parse_table(table, image_bytes=manifest.image_bytes, transport=form, name=packed.name)
+    return FrameOrigin(packed, parsed, packed.name)
 
 
 def spool_index(wire: Wire, file: Path, *, cancel: threading.Event) -> int:
@@ -82,11 +85,11 @@ def read_index(fd: int, size_bytes: int, root: Part, *, name: str) -> BlockIndex
 
 
 class _Cheapest:
-    """Two forms of one image: for each set of ranges the one that takes fewer bytes."""
+    """Forms of one image: for each set of ranges the one that takes the fewest bytes."""
 
-    def __init__(self, first: Origin, second: Origin) -> None:
-        self._origins = (first, second)
-        self.name, self.size_bytes = first.name, first.size_bytes
+    def __init__(self, origins: Sequence[Origin]) -> None:
+        self._origins = origins
+        self.name, self.size_bytes = origins[0].name, origins[0].size_bytes
 
     @property
     def fetched_bytes(self) -> int:

@@ -27,7 +27,7 @@ from common.image.origin import Fetcher, Origin, fill, require_inside
 from common.image.verity import BLOCK_BYTES
 from common.manifest import SKIPPABLE_HEAD_BYTES, Transport
 
-MAX_CONTENT_BYTES: Final = 1 << 20
+MAX_CONTENT_BYTES: Final = 4 << 20
 MAX_FRAME_BYTES: Final = MAX_CONTENT_BYTES + (64 << 10)
 """Of a compressed frame; zstd adds less than a hundredth to what it cannot compress."""
 
@@ -157,6 +157,7 @@ class FrameOrigin:
             require_inside(self, offset, 1)
             wanted = self._table.frame_at(offset)
             if wanted != number:
+                frame = memoryview(b"")
                 frame = memoryview(self._frame(fetch, wanted))
                 number = wanted
             piece = frame[offset - self._table.content[number] :][: len(view)]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hypernet-image build`: from build-config.yaml to hypernet-X.Y.Z.img, its compressed form, manifest and
-signatures.
+"""`hypernet-image build`: from build-config.yaml to hypernet-X.Y.Z.img, its compressed forms, manifest
+and signatures.
 
 Reproducible: the same configuration, packages and SOURCE_DATE_EPOCH give the same image
 (https://reproducible-builds.org/specs/source-date-epoch/). Signatures and the time in the manifest differ.
@@ -99,15 +99,19 @@ def build(request: Request) -> Path:
             compressor = FrameCompressor(
                 transport.LEVEL, request.cache.absolute() / "frames" if request.cache else None
             )
-            compressed = transport.write(image, compressor)
+            compressed, archive = transport.write(image, compressor)
             compressor.prune()
         with step("Signing"):
             issued_sec = int(time.time()) if request.issued_sec is None else request.issued_sec
             manifest = statement.write_manifest(
-                image, request.config.statement, issued_sec=issued_sec, transport=compressed
+                image,
+                request.config.statement,
+                issued_sec=issued_sec,
+                transport=compressed,
+                archive=archive,
             )
-            sidecars = [write_checksum(image), signer.sign(image), image.with_name(compressed.name)]
-            sidecars += [manifest, signer.sign(manifest)]
+            sidecars = [image.with_name(form.name) for form in (compressed, archive)]
+            sidecars += [write_checksum(image), signer.sign(image), manifest, signer.sign(manifest)]
         _publish(image, sidecars, output)
     return output / image.name
 

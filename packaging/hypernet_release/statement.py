@@ -20,12 +20,18 @@ _CHUNK = 4 << 20
 
 
 def write_manifest(
-    image: Path, statement: Statement, *, issued_sec: int, transport: manifest.Transport | None = None
+    image: Path,
+    statement: Statement,
+    *,
+    issued_sec: int,
+    transport: manifest.Transport | None = None,
+    archive: manifest.Transport | None = None,
 ) -> Path:
     """Write hypernet-X.Y.Z.manifest.json beside hypernet-X.Y.Z.img; returns its path.
 
-    issued_sec: seconds since 1970. transport: the compressed form, if there is one. Raises BuildError, and
-    what reading the image raises.
+    issued_sec: seconds since 1970. transport, archive: its compressed forms, if it has them.
+
+    Raises BuildError, and what reading the image raises.
     """
     with lint.opened(image) as found:
         parts = tuple(
@@ -59,6 +65,7 @@ def write_manifest(
             notes_url=statement.notes_url,
             digest="",
             transport=transport,
+            archive=archive,
         )
     raw = manifest.render(release)
     path = image.with_name(image.name.removesuffix(".img") + manifest.SUFFIX)

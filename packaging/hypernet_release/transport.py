@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compressed form of an image, hypernet-X.Y.Z.img.zst (common.image.frames): where its frames are cut,
-and how it is written.
+"""The compressed forms of an image, hypernet-X.Y.Z.img.zst for updates and hypernet-X.Y.Z.archive.zst for
+machines that hold nothing of it (common.image.frames): where their frames are cut, and how they are written.
 
 A server fetches the frames that hold a block which it lacks, as a whole. So a frame should hold what changes
 together: one file, or small files of one folder, or modules of one kernel. What of the root file system
@@ -24,17 +24,19 @@ from common.image.frames import FrameOrigin
 from common.image.hashtree import HashTree
 from common.image.origin import LocalOrigin
 from common.image.verity import BLOCK_BYTES
-from common.manifest import MAX_TABLE_BYTES, SKIPPABLE_HEAD_BYTES, Extent, Transport
+from common.manifest import MAX_TABLE_BYTES, Extent, Transport
 from hypernet_release import listing
 from hypernet_release.errors import BuildError
 from hypernet_release.framecache import FrameCompressor
 from hypernet_release.listing import Run
 
 SUFFIX: Final = ".zst"
+ARCHIVE_SUFFIX: Final = ".archive.zst"
 LEVEL: Final = 19
 """Of zstd. Higher ones take as long and save less than a thousandth."""
 
-FRAME_BLOCKS: Final = frames.MAX_CONTENT_BYTES // BLOCK_BYTES
+ARCHIVE_BLOCKS: Final = frames.MAX_CONTENT_BYTES // BLOCK_BYTES
+FRAME_BLOCKS: Final = 256
 GROUP_BLOCKS: Final = 8
 """Small files of a folder have a frame in common up to this: more would be fetched in vain than saved."""
 
@@ -49,20 +51,34 @@ _TREE_BLOCKS = 1 << 14
 _ZEROS = bytes(BLOCK_BYTES)
 
 
-def write(image: Path, compressor: FrameCompressor) -> Transport:
-    """Write IMAGE.zst beside the image; returns what the manifest says of it.
+def write(image: Path, compressor: FrameCompressor) -> tuple[Transport, Transport]:
+    """Write IMAGE.zst and the archive beside the image; returns what the manifest says of them.
 
     Raises NotAnImage, Truncated, BuildError, AgentError, OSError.
     """
-    path = image.with_name(image.name + SUFFIX)
-    with source.opened(str(image.absolute())) as opened, path.open("w+b") as target:
+    with source.opened(str(image.absolute())) as opened:
         layout = source.layout(opened)
-        entries = []
-        edges = [start * BLOCK_BYTES for start in starts(opened, layout)]
-        for content_bytes, packed in _compressed(opened.fd, [*edges, opened.size_bytes], compressor):
+        archive = image.with_name(image.name.removesuffix(".img") + ARCHIVE_SUFFIX)
+        return (
+            _write(opened, layout, starts(opened, layout), image.with_name(image.name + SUFFIX), compressor),
+            _write(opened, layout, archive_starts(opened, layout), archive, compressor),
+        )
+
+
+def _write(
+    image: source.Image,
+    layout: source.Layout,
+    starting: Sequence[int],
+    path: Path,
+    compressor: FrameCompressor,
+) -> Transport:
+    entries = []
+    edges = [*(start * BLOCK_BYTES for start in starting), image.size_bytes]
+    with path.open("w+b") as target:
+        for content_bytes, packed in _compressed(image.fd, edges, compressor):
             target.write(packed)
             entries.append((len(packed), content_bytes))
-        index = b"".join(_index(opened, layout))
+        index = b"".join(_index(image, layout))
         target.write(frames.skippable(len(index)))
         index_at = target.tell()
         target.write(index)
@@ -76,9 +92,15 @@ def write(image: Path, compressor: FrameCompressor) -> Transport:
             frames=Extent(table_at, len(table), sha256(table).hexdigest()),
             index=Extent(index_at, len(index), sha256(index).hexdigest()),
         )
-        assert index_at == sum(size for size, _ in entries) + SKIPPABLE_HEAD_BYTES
-        _prove(opened, target, transport)
+        _prove(image, target, transport)
     return transport
+
+
+def archive_starts(image: source.Image, layout: source.Layout) -> list[int]:
+    """The same for the archive: frames as large as they may be."""
+    blocks = -(-image.size_bytes // BLOCK_BYTES)
+    parts = {part.offset_bytes // BLOCK_BYTES for part in layout.by_role().values()}
+    return list(_bounded(sorted({0, *parts}), blocks, ARCHIVE_BLOCKS))
 
 
 def starts(image: source.Image, layout: source.Layout) -> list[int]:
@@ -126,10 +148,10 @@ def cuts(files: Iterable[Run], blocks: int) -> Iterator[int]:
         position = run.end
 
 
-def _bounded(starting: Sequence[int], blocks: int) -> Iterator[int]:
+def _bounded(starting: Sequence[int], blocks: int, most: int = FRAME_BLOCKS) -> Iterator[int]:
     """The same, with more of them where a frame would become too large."""
     for start, end in pairwise([*starting, blocks]):
-        yield from range(start, end, FRAME_BLOCKS)
+        yield from range(start, end, most)
 
 
 def _zero_runs(fd: int, blocks: int) -> Iterator[Run]:

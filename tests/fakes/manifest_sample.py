@@ -38,8 +38,9 @@ TRANSPORT: dict[str, Any] = {
     "frames": {"offset": 4_010_000, "size": 10_000, "sha256": HASHES[6]},
     "index": {"offset": 4_000_000, "size": 10_000, "sha256": HASHES[7]},
 }
-SHIPPED: dict[str, Any] = {**GOOD, "transport": TRANSPORT}
-"""GOOD with a compressed form beside the image."""
+ARCHIVE: dict[str, Any] = {**TRANSPORT, "name": "hypernet-1.2.3.archive.zst"}
+SHIPPED: dict[str, Any] = {**GOOD, "transport": TRANSPORT, "archive": ARCHIVE}
+"""GOOD with compressed forms beside the image."""
 
 WITHOUT_TREE: dict[str, Any] = {**GOOD, "partitions": GOOD["partitions"][:2], "root_hash": HASHES[3]}
 """GOOD for an image without hash tree."""

@@ -15,11 +15,13 @@ from tests.fakes.slot_images import BuiltImage
 FRAME_BYTES = 64 << 10
 
 
-def compress(image: BuiltImage) -> Transport:
-    """Write IMG.zst beside the image; returns what the manifest has to say of it."""
+def compress(
+    image: BuiltImage, suffix: str = ".img.zst", frame_bytes: int = FRAME_BYTES, level: int = 3
+) -> Transport:
+    """Write a compressed form beside the image; returns what the manifest has to say of it."""
     raw = image.path.read_bytes()
-    compressor = zstandard.ZstdCompressor(level=3)
-    contents = [raw[at : at + FRAME_BYTES] for at in range(0, len(raw), FRAME_BYTES)]
+    compressor = zstandard.ZstdCompressor(level=level)
+    contents = [raw[at : at + frame_bytes] for at in range(0, len(raw), frame_bytes)]
     packed = [compressor.compress(content) for content in contents]
     index = _index(image)
     table = frames.table_bytes(
@@ -27,7 +29,7 @@ def compress(image: BuiltImage) -> Transport:
         index_bytes=len(index),
     )
     body = b"".join(packed)
-    path = image.path.with_name(image.path.name + ".zst")
+    path = image.beside(suffix)
     path.write_bytes(body + frames.skippable(len(index)) + index + table)
     at = len(body) + SKIPPABLE_HEAD_BYTES
     return Transport(

@@ -20,6 +20,7 @@ from tests.unit.release.conftest import EPOCH, Built
 
 TOP = Path(__file__).parents[3]
 NAMES = [
+    "hypernet-1.2.3.archive.zst",
     "hypernet-1.2.3.img",
     "hypernet-1.2.3.img.asc",
     "hypernet-1.2.3.img.sha256",
@@ -100,10 +101,10 @@ def test_the_files_of_a_build_have_the_same_mode_whatever_the_umask_is(
 @pytest.mark.usefixtures("quick")
 def test_a_second_build_replaces_the_first(request_: build.Request) -> None:
     build.build(request_)
-    (request_.output / NAMES[0]).write_bytes(b"old")
+    (request_.output / NAMES[1]).write_bytes(b"old")
     (request_.output / build.LOG).write_text("old")
     build.build(request_)
-    said = process.run(["sha256sum", "--check", NAMES[2]], timeout_sec=30, cwd=request_.output)
+    said = process.run(["sha256sum", "--check", NAMES[3]], timeout_sec=30, cwd=request_.output)
 
     assert (said.returncode, names(request_)) == (0, NAMES)
 

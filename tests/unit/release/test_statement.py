@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import shutil
 from collections.abc import Callable
@@ -82,12 +83,16 @@ def test_the_manifest_says_what_the_vendor_states(write: Write) -> None:
     assert release.notes_url == "https://hypernet.test/notes"
 
 
-def test_the_manifest_has_the_compressed_form_that_it_is_given(image: Path) -> None:
+def test_the_manifest_has_the_compressed_forms_that_it_is_given(image: Path) -> None:
     extents = manifest.Extent(10, 80, "a" * 64), manifest.Extent(90, 100, "b" * 64)
     form = manifest.Transport(f"{image.name}.zst", 190, frames=extents[1], index=extents[0])
-    path = statement.write_manifest(image, Statement(), issued_sec=ISSUED_SEC, transport=form)
+    archive = dataclasses.replace(form, name="hypernet.archive.zst")
+    path = statement.write_manifest(
+        image, Statement(), issued_sec=ISSUED_SEC, transport=form, archive=archive
+    )
+    release = manifest.parse(path.read_bytes(), name=path.name)
 
-    assert manifest.parse(path.read_bytes(), name=path.name).transport == form
+    assert (release.transport, release.archive) == (form, archive)
 
 
 def test_the_same_statement_about_the_same_image_is_the_same_file(image: Path) -> None:

@@ -34,7 +34,7 @@ PLAIN = transport.PLAIN_BLOCKS
 
 def compressed(image: Path, folder: Path) -> tuple[Path, Transport]:
     copy = Path(shutil.copyfile(image, folder / image.name))
-    stated = transport.write(copy, QUICK)
+    stated, _ = transport.write(copy, QUICK)
     return folder / stated.name, stated
 
 
@@ -235,3 +235,15 @@ def test_the_root_that_disk_makes_is_listed(tmp_path: Path, tree: Path) -> None:
         found = listing.files(stream.fileno(), offset_bytes=0, size_bytes=size, name="root")
 
     assert "/usr/bin/tool" in {run.path for run in found}
+
+
+def test_the_archive_holds_the_image_in_larger_frames(built: Built, tmp_path: Path) -> None:
+    copy = Path(shutil.copyfile(built.image, tmp_path / built.image.name))
+    fine, archive = transport.write(copy, QUICK)
+    path = tmp_path / archive.name
+    said = subprocess.run(["zstd", "-d", "--stdout", str(path)], check=True, capture_output=True)
+
+    assert path.name == copy.name.removesuffix(".img") + ".archive.zst"
+    assert said.stdout == copy.read_bytes()
+    assert archive.frames.size_bytes < fine.frames.size_bytes
+    assert archive.index.sha256 == fine.index.sha256

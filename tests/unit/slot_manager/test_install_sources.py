@@ -45,7 +45,12 @@ def related(tmp_path_factory: pytest.TempPathFactory, key: Key) -> dict[str, Bui
     folder = tmp_path_factory.mktemp("related")
     images = {version: _build(folder, version, key) for version in (OLD, NEW)}
     for image in images.values():
-        slot_images.vouch(image, key, transport=slot_transport.compress(image))
+        slot_images.vouch(
+            image,
+            key,
+            transport=slot_transport.compress(image),
+            archive=slot_transport.compress(image, ".archive.zst", 4 * MIB, level=19),
+        )
     deltas.make(images[OLD].path, images[NEW].path, folder)
     return images
 
@@ -129,6 +134,13 @@ def test_a_server_without_the_compressed_form_is_asked_for_the_blocks_themselves
 
 def test_a_server_that_has_only_the_compressed_form_is_enough(place: Place) -> None:
     place.without(place.delta, place.image.path)
+    place.assert_whole(place.install(".img.zst"))
+
+
+def test_a_server_that_has_only_the_archive_is_enough(place: Place, related: dict[str, BuiltImage]) -> None:
+    place.without(place.delta, place.image.path, place.packed)
+    archive = related[NEW].beside(".archive.zst")
+    (place.folder / archive.name).write_bytes(archive.read_bytes())
     place.assert_whole(place.install(".img.zst"))
 
 
