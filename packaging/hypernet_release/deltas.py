@@ -21,6 +21,7 @@ from typing import IO, Final
 
 import zstandard
 
+from common import files
 from common.errors import InvalidArgument
 from common.gpt import NoPartitionTable
 from common.image import source, staticdelta, verity
@@ -60,7 +61,7 @@ class System:
     def read(self, run: Run) -> bytes:
         """The bytes of a run of blocks."""
         size = run.count * BLOCK_BYTES
-        raw = os.pread(self.fd, size, self.offset_bytes + run.first * BLOCK_BYTES)
+        raw = files.read_at(self.fd, size, self.offset_bytes + run.first * BLOCK_BYTES)
         if len(raw) != size:
             raise BuildError(f"{self.name} ended while its delta was made; copy or download it again.")
         return raw
@@ -104,7 +105,7 @@ def opened(path: Path) -> Iterator[System]:
         if layout.tree is None:
             yield _plain(path.name, image.fd, layout.root.offset_bytes, layout.root.size_bytes)
             return
-        head = os.pread(image.fd, verity.HEAD_BYTES, layout.tree.offset_bytes)
+        head = files.read_at(image.fd, verity.HEAD_BYTES, layout.tree.offset_bytes)
         found = verity.read(head, name=path.name)
         blocks = found.data_bytes // BLOCK_BYTES
         hashes = list(_hashes(image.fd, layout.root.offset_bytes, found.data_bytes, path.name))
@@ -235,7 +236,7 @@ def _block_hashes(data: memoryview) -> Iterator[bytes]:
 def _read(fd: int, offset: int, size: int, name: str) -> Iterator[memoryview]:
     end = offset + size
     while offset < end:
-        piece = os.pread(fd, min(_READ_BYTES, end - offset), offset)
+        piece = files.read_at(fd, min(_READ_BYTES, end - offset), offset)
         if len(piece) != min(_READ_BYTES, end - offset):
             raise NotAnImage(f"{name} ended while it was read; copy or build it again.")
         yield memoryview(piece)

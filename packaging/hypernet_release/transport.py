@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import IO, Final
 
+from common import files
 from common.image import blockindex, frames, source, verity
 from common.image.frames import FrameOrigin
 from common.image.hashtree import HashTree
@@ -158,7 +159,7 @@ def _zero_runs(fd: int, blocks: int) -> Iterator[Run]:
     """Runs of at least ZERO_BLOCKS blocks of zeros."""
     first = None
     for start in range(0, blocks, FRAME_BLOCKS):
-        data = os.pread(fd, FRAME_BLOCKS * BLOCK_BYTES, start * BLOCK_BYTES)
+        data = files.read_at(fd, FRAME_BLOCKS * BLOCK_BYTES, start * BLOCK_BYTES)
         for at in range(0, len(data), BLOCK_BYTES):
             number = start + at // BLOCK_BYTES
             if data[at : at + BLOCK_BYTES] == _ZEROS:
@@ -175,7 +176,7 @@ def _compressed(fd: int, edges: Sequence[int], compressor: FrameCompressor) -> I
     """Size of the content, and the frame, between each edge (in bytes) and the next."""
 
     def frame(edge: tuple[int, int]) -> tuple[int, bytes]:
-        content = os.pread(fd, edge[1] - edge[0], edge[0])
+        content = files.read_at(fd, edge[1] - edge[0], edge[0])
         if len(content) != edge[1] - edge[0]:
             raise BuildError("The image ended while it was compressed; build it again.")
         return len(content), compressor.compress(content)
@@ -192,7 +193,7 @@ def _index(image: source.Image, layout: source.Layout) -> Iterator[bytes]:
             bytes(verity.SUPERBLOCK_BYTES), _hashes(image.fd, root.offset_bytes, root.size_bytes)
         )
         return
-    head = os.pread(image.fd, verity.HEAD_BYTES, layout.tree.offset_bytes)
+    head = files.read_at(image.fd, verity.HEAD_BYTES, layout.tree.offset_bytes)
     root_hash = verity.read(head, name=name).root_hash
     tree = HashTree(image.fd, layout.tree.offset_bytes, root_hash=root_hash, name=name)
     leaves = (
@@ -204,19 +205,19 @@ def _index(image: source.Image, layout: source.Layout) -> Iterator[bytes]:
 
 def _hashes(fd: int, offset: int, size_bytes: int) -> Iterator[bytes]:
     for at in range(offset, offset + size_bytes, BLOCK_BYTES):
-        yield sha256(os.pread(fd, BLOCK_BYTES, at)).digest()
+        yield sha256(files.read_at(fd, BLOCK_BYTES, at)).digest()
 
 
 def _prove(image: source.Image, target: IO[bytes], transport: Transport) -> None:
     """Decompress it as a server does, and compare. Raises BuildError, NotAnImage, ChecksumMismatch."""
     name = transport.name
-    raw = os.pread(target.fileno(), transport.frames.size_bytes, transport.frames.offset_bytes)
+    raw = files.read_at(target.fileno(), transport.frames.size_bytes, transport.frames.offset_bytes)
     table = frames.parse_table(raw, image_bytes=image.size_bytes, transport=transport, name=name)
     origin = FrameOrigin(LocalOrigin(target.fileno(), transport.size_bytes, name), table, name)
     fetch = origin.fetcher([(0, image.size_bytes)])
     view, offset = memoryview(bytearray(frames.MAX_CONTENT_BYTES)), 0
     while offset < image.size_bytes:
         count = fetch(view, offset)
-        if os.pread(image.fd, count, offset) != view[:count]:
+        if files.read_at(image.fd, count, offset) != view[:count]:
             raise BuildError(f"{name} does not decompress to the image; report this, it is a defect.")
         offset += count
