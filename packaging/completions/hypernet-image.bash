@@ -26,8 +26,8 @@ _hypernet_image() {
             mapfile -t COMPREPLY < <(compgen -W "stable beta dev" -- "$cur")
             return
             ;;
-        --version | --package | --kernel-arg | --size | --serial | --expires | --min-version | \
-            --min-from-version | --issued)
+        --version | --package | --kernel-arg | --compression-level | --size | --serial | --expires | \
+            --min-version | --min-from-version | --issued)
             return
             ;;
     esac
@@ -36,7 +36,7 @@ _hypernet_image() {
     case $verb in
         build)
             options+=(--version --output --agents --gnupg-home --cache --overlay --package --kernel-arg)
-            options+=(--channel --serial --expires --min-version --min-from-version --issued)
+            options+=(--compression-level --channel --serial --expires --min-version --min-from-version --issued)
             ;;
         info | lint) options+=(--json) ;;
         verify) options+=(--keys --json) ;;

@@ -79,6 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     more("--overlay", type=Path, metavar="DIR", help="files over the root tree")
     more("--package", metavar="NAME", help="one more Debian package")
     more("--kernel-arg", metavar="ARG", help="one more kernel argument")
+    make.add_argument(
+        "--compression-level",
+        type=int,
+        choices=range(1, config.MAX_COMPRESSION_LEVEL + 1),
+        metavar="N",
+        help="1 is fast, 19 small",
+    )
     make.add_argument("--channel", help="channel of the release instead of the configuration's")
     make.add_argument("--serial", metavar="N", help="serial number; default: follows from the version")
     make.add_argument("--expires", metavar="TIME", help="time from issue to expiry, such as 180d")
@@ -135,6 +142,7 @@ def _build_request(arguments: argparse.Namespace) -> build.Request:
         definition,
         packages=(*definition.packages, *arguments.package),
         statement=_statement(arguments, definition.statement),
+        compression_level=arguments.compression_level or definition.compression_level,
     )
     epoch = _epoch()
     return build.Request(

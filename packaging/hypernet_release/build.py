@@ -97,7 +97,8 @@ def build(request: Request) -> Path:
             _lint(image, signer, request.config.statement.channel)
         with step("Compressing"):
             compressor = FrameCompressor(
-                transport.LEVEL, request.cache.absolute() / "frames" if request.cache else None
+                request.config.compression_level,
+                request.cache.absolute() / "frames" if request.cache else None,
             )
             compressed, archive = transport.write(image, compressor)
             compressor.prune()

@@ -70,6 +70,9 @@ BASE_OS = {
 }
 
 
+MAX_COMPRESSION_LEVEL = 19
+"""Of zstd. Higher ones take as long and save less than a thousandth."""
+
 MIN_VALID_SEC = 86400.0
 MAX_VALID_SEC = 3650 * 86400.0
 _CHANNEL_DEFAULT = "stable"
@@ -104,7 +107,7 @@ class BuildConfig:
     kernel_args: added to the kernel command line. signing_key: fingerprint or empty (the only secret
     key at hand). trusted_keys: folder of armoured keys and fingerprints.yaml, or None (made from the
     signing key). statement: for the manifest. filesystem: of the root, one of disk.FILESYSTEMS. verity:
-    whether dm-verity protects it.
+    whether dm-verity protects it. compression_level: of zstd, for the compressed forms.
     """
 
     base_os: BaseOs
@@ -121,6 +124,7 @@ class BuildConfig:
     statement: Statement
     filesystem: str = "erofs"
     verity: bool = True
+    compression_level: int = MAX_COMPRESSION_LEVEL
 
 
 def load(path: Path) -> BuildConfig:
@@ -153,6 +157,9 @@ def load(path: Path) -> BuildConfig:
         statement=_statement(section),
         filesystem=section.get_enum("filesystem", tuple(FILESYSTEMS), "erofs"),
         verity=section.get_bool("verity", True),
+        compression_level=section.get_int(
+            "compression_level", MAX_COMPRESSION_LEVEL, minimum=1, maximum=MAX_COMPRESSION_LEVEL
+        ),
     )
     section.finish()
     return result

@@ -156,6 +156,7 @@ def _build(version: str) -> None:
         f"--output={_WORK / 'releases'}",
         f"--gnupg-home={_WORK / 'gnupg'}",
         f"--cache={_WORK / 'cache'}",
+        "--compression-level=3",
     ]
     argv += ["--package=qemu-guest-agent", f"--overlay={_REPOSITORY / 'packaging/image/demo'}"]
     if version == "0.3.0":

@@ -33,8 +33,6 @@ from hypernet_release.listing import Run
 
 SUFFIX: Final = ".zst"
 ARCHIVE_SUFFIX: Final = ".archive.zst"
-LEVEL: Final = 19
-"""Of zstd. Higher ones take as long and save less than a thousandth."""
 
 ARCHIVE_BLOCKS: Final = frames.MAX_CONTENT_BYTES // BLOCK_BYTES
 FRAME_BLOCKS: Final = 256

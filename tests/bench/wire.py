@@ -32,7 +32,7 @@ from common.image.origin import LocalOrigin, Region
 from common.image.ranges import grouped, whole
 from common.image.remote import Rules
 from common.manifest import Transport
-from hypernet_release import disk, transport
+from hypernet_release import config, disk, transport
 from hypernet_release.framecache import FrameCompressor
 from tests.bench import releases
 
@@ -107,7 +107,7 @@ def image(folder: Path, name: str, layout: str = LAYOUT) -> Image:
     ]
     disk.assemble(parts, path, root_hash)
     path.chmod(0o644)
-    compressor = FrameCompressor(transport.LEVEL, folder / "frames")
+    compressor = FrameCompressor(config.MAX_COMPRESSION_LEVEL, folder / "frames")
     return Image(path, tree, *transport.write(path, compressor))
 
 

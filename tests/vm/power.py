@@ -20,7 +20,7 @@ from tests.vm.releases import GOOD, START
 from tests.vm.server import SHARE, Server
 
 SLOT_MANAGER = ("io.hypernet.SlotManager1", "/io/hypernet/SlotManager1", "io.hypernet.SlotManager1")
-CUTS = int(os.environ.get("HYPERNET_POWER_CUTS", "4"))
+CUTS = int(os.environ.get("HYPERNET_POWER_CUTS", "2"))
 """How many in each file; one takes about a minute and a half without KVM, ten each before a release."""
 
 

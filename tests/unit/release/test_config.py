@@ -38,6 +38,7 @@ min_from_version: 0.9.0~rc1
 notes_url: https://hypernet.test/notes
 filesystem: squashfs
 verity: false
+compression_level: 3
 """
 
 
@@ -75,6 +76,7 @@ def test_all_keys_of_a_configuration_are_read(path: Path) -> None:
         ),
         filesystem="squashfs",
         verity=False,
+        compression_level=3,
     )
 
 
@@ -89,6 +91,7 @@ def test_only_three_keys_are_required(path: Path) -> None:
 
     assert definition.trusted_keys is None
     assert (definition.filesystem, definition.verity) == ("erofs", True)
+    assert definition.compression_level == 19
     assert definition.statement == config.Statement(
         channel="stable",
         serial=None,
@@ -128,6 +131,7 @@ def test_only_three_keys_are_required(path: Path) -> None:
             "24: filesystem: 'xfs' is not allowed, allowed are erofs",
         ),
         ("verity: false", "verity: maybe", "25: verity: "),
+        ("compression_level: 3", "compression_level: 22", "26: compression_level: "),
         ("keys:", "mirror: bookworm\nkeys:", "15: mirror: 'bookworm' is not of the form URL"),
         ("channel: beta", "channel: Be ta", "18: channel: 'Be ta' is not of the form a word of lower-case"),
         ("serial: 17", "serial: -1", "19: serial: "),
