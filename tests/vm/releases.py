@@ -90,6 +90,7 @@ def build(releases: Releases, version: str, *, output: Path, cache: Path | None)
         str(_configuration(releases, version)),
     ]
     argv += ["--version", version, "--output", str(output), "--gnupg-home", str(releases.keys["release"])]
+    argv += ["--compression-level", "3"]
     argv += ["--package", "qemu-guest-agent", "--overlay", str(REPOSITORY / "packaging/image/demo")]
     argv += [f"--overlay={overlay}" for overlay in _overlays(releases, version)]
     argv += [f"--kernel-arg={argument}" for argument in KERNEL_ARGS.get(version, ())]
