@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import logging
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,3 +73,24 @@ def journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datagr
 def no_journald(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have no journal, whatever the machine has."""
     monkeypatch.setattr(journal, "SOCKET", str(tmp_path / "absent"))
+
+
+@pytest.fixture
+def systemd(private_bus: str) -> Iterator[subprocess.Popen[str]]:  # noqa: F811
+    """Run the stand-in until its name is on the bus."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.unit.common.fake_systemd"], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 10
+            while not _answers(private_bus) and time.monotonic() < deadline:
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.terminate()
+
+
+def _answers(address: str) -> bool:
+    query = ("dbus-send", f"--bus={address}", "--print-reply", "--dest=org.freedesktop.DBus", "/")
+    question = ("org.freedesktop.DBus.NameHasOwner", "string:org.freedesktop.systemd1")
+    return "true" in subprocess.run([*query, *question], capture_output=True, text=True, check=True).stdout

@@ -5,34 +5,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 
 import pytest
 
 from common import units
 from common.errors import AgentError, NotRunning
-
-
-@pytest.fixture
-def systemd(private_bus: str) -> Iterator[subprocess.Popen[str]]:
-    """Run the stand-in until its name is on the bus."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.unit.common.fake_systemd"], stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            deadline = time.monotonic() + 10
-            while not _answers(private_bus) and time.monotonic() < deadline:
-                time.sleep(0.02)
-            yield process
-        finally:
-            process.terminate()
-
-
-def _answers(address: str) -> bool:
-    query = ("dbus-send", f"--bus={address}", "--print-reply", "--dest=org.freedesktop.DBus", "/")
-    question = ("org.freedesktop.DBus.NameHasOwner", "string:org.freedesktop.systemd1")
-    return "true" in subprocess.run([*query, *question], capture_output=True, text=True, check=True).stdout
 
 
 def test_systemd_is_asked_and_ordered(systemd: subprocess.Popen[str]) -> None:
@@ -55,3 +32,28 @@ def test_no_bus_is_an_error_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
         NotRunning, match=r"^Cannot start reboot\.target: the system bus cannot be reached\.$"
     ):
         units.reboot()
+
+
+@pytest.mark.parametrize(("name", "busy"), [("hypernet.target", True), ("lost.service", True)])
+def test_a_unit_with_a_job_or_between_two_states_is_busy(
+    systemd: subprocess.Popen[str], name: str, busy: bool
+) -> None:
+    with units.connect("ask") as connection:
+        assert connection.busy(name) is busy
+
+
+def test_a_unit_without_a_job_and_at_rest_is_not_busy(systemd: subprocess.Popen[str]) -> None:
+    with units.connect("ask") as connection:
+        connection.busy("lost.service")
+        assert not connection.busy("lost.service")
+
+
+def test_pystemd_costs_no_xml_parser() -> None:
+    code = (
+        "import sys; from common import units\n"
+        "try: units.unit_state('a.service')\n"
+        "except Exception: pass\n"
+        "print('pystemd.dbuslib' in sys.modules, 'lxml' in sys.modules)"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out == "True False\n"
