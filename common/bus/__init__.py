@@ -23,12 +23,13 @@ from common.bus._client import Client, Signal, SignalQueue, connect
 from common.bus._connection import RemoteError
 from common.bus._dispatch import caller, require
 from common.bus._interface import Interface, method, prop, signal
-from common.bus._service import Service, serve
+from common.bus._service import NameTaken, Service, serve
 from common.bus._values import Variant
 
 __all__ = [
     "Client",
     "Interface",
+    "NameTaken",
     "RemoteError",
     "Service",
     "Signal",

@@ -9,6 +9,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from threading import current_thread, main_thread
 from typing import Any, Final
 
 from dbus_next.constants import MessageFlag, NameFlag, RequestNameReply
@@ -29,6 +30,11 @@ STOP_GRACE_SEC: Final = 30.0
 """Time that cancelled methods and jobs get to clean up."""
 
 _EXTENSION_SEC: Final = 30.0
+_BUSY_POLL_SEC: Final = 0.05
+
+
+class NameTaken(AgentError):
+    """Another process owns the bus name."""
 
 
 class Service:
@@ -43,6 +49,8 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._calls_seen = 0
         self._last_activity = self._loop.time()
+        self._idle_exit_sec = 0.0
+        self._named = asyncio.Event()
         self._stopped: asyncio.Future[int] = self._loop.create_future()
         connection.bus.add_message_handler(self._on_message)
 
@@ -75,6 +83,14 @@ class Service:
             del self._holds[key]
             self._touch()
 
+    def linger(self, idle_exit_sec: float) -> None:
+        """Stay at least this long after the last call from now on: somebody may want to ask how it ended."""
+        self._idle_exit_sec = max(self._idle_exit_sec, idle_exit_sec)
+
+    async def named(self) -> None:
+        """Wait until the name is owned: signals that are sent before are not seen as the service's."""
+        await self._named.wait()
+
     def stop(self, status: int = 0) -> None:
         """End serve(), which then returns status; calls after the first have no effect."""
         if not self._stopped.done():
@@ -86,17 +102,20 @@ class Service:
         """Set up, own name, and return the exit status at the end; see serve()."""
         background: list[asyncio.Task[None]] = []
         idle: asyncio.Future[None] = self._loop.create_future()
+        if idle_exit_sec is not None:
+            self.linger(idle_exit_sec)
         try:
             # Objects first: a caller that waited for the name must find them.
             pending = setup(self)
             if inspect.isawaitable(pending):
                 await pending
             await self._request(name)
+            self._named.set()
             notify.ready()
             background.append(asyncio.create_task(_watchdog()))
             if idle_exit_sec is not None:
                 self._touch()
-                idle = asyncio.create_task(self._idle_out(name, idle_exit_sec))
+                idle = asyncio.create_task(self._idle_out(name))
                 background.append(idle)
             ends: list[asyncio.Future[Any]] = [self._stopped, self._connection.lost, idle]
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -114,10 +133,10 @@ class Service:
         finally:
             await _cancel([*background, *self._calls, *filter(None, self._holds.values())])
 
-    async def _idle_out(self, name: str, idle_exit_sec: float) -> None:
-        """Return after idle_exit_sec with nothing to do, when no caller can be left without an answer."""
+    async def _idle_out(self, name: str) -> None:
+        """Return after a time with nothing to do, when no caller can be left without an answer."""
         while True:
-            await self._until_idle(idle_exit_sec)
+            await self._until_idle()
             seen = self._calls_seen
             await self._release(name)
             # All that the bus took for us before the release is here now.
@@ -132,18 +151,21 @@ class Service:
             await self._release(name)
         while self._busy():
             notify.extend_timeout(int(_EXTENSION_SEC * 1e6))
-            await self._until_idle(0, _EXTENSION_SEC / 2)
+            await self._until_done(_EXTENSION_SEC / 2)
 
-    async def _until_idle(self, idle_sec: float, limit_sec: float | None = None) -> None:
-        started = self._loop.time()
+    async def _until_idle(self) -> None:
         while True:
-            now = self._loop.time()
-            wait_sec = self._last_activity + idle_sec - now
+            wait_sec = self._last_activity + self._idle_exit_sec - self._loop.time()
             if self._busy():
-                wait_sec = max(idle_sec, 0.05)
-            if wait_sec <= 0 or (limit_sec is not None and now - started >= limit_sec):
+                wait_sec = max(self._idle_exit_sec, _BUSY_POLL_SEC)
+            if wait_sec <= 0:
                 return
             await asyncio.sleep(wait_sec)
+
+    async def _until_done(self, limit_sec: float) -> None:
+        started = self._loop.time()
+        while self._busy() and self._loop.time() - started < limit_sec:
+            await asyncio.sleep(_BUSY_POLL_SEC)
 
     def _busy(self) -> bool:
         return bool(self._calls or self._holds)
@@ -155,7 +177,7 @@ class Service:
         flags = NameFlag.DO_NOT_QUEUE.value
         (reply,) = await self._connection.call_bus("RequestName", "su", name, flags)
         if reply != RequestNameReply.PRIMARY_OWNER.value:
-            raise AgentError(f"Another process owns {name} on the system bus; stop it first.")
+            raise NameTaken(f"Another process owns {name} on the system bus; stop it first.")
 
     async def _release(self, name: str) -> None:
         await self._connection.call_bus("ReleaseName", "s", name)
@@ -197,20 +219,21 @@ async def serve(
     """Serve the objects that setup exports under the bus name, and return the exit status of the process.
 
     Tells the service manager READY after the name is owned, then pings its watchdog. Ends with 0 on SIGTERM,
-    SIGINT or after idle_exit_sec without a call and without a hold (None: never), with the status of
-    Service.stop(), and with 1 when the bus is gone. Whatever was sent has reached the bus by then.
-    descriptors: whether methods take file descriptors ("h"); they are closed when the method has returned.
-    Raises NotRunning without a bus, and AgentError if another process owns the name.
+    SIGINT (in the main thread) or after idle_exit_sec (see Service.linger) without a call and without a hold
+    (None: never), with the status of Service.stop(), and with 1 when the bus is gone. Whatever was sent has
+    reached the bus by then. descriptors: whether methods take file descriptors ("h"); they are closed when
+    the method has returned. Raises NotRunning without a bus, and NameTaken if another process owns the name.
     """
     connection = await open_connection(descriptors=descriptors)
     service = Service(connection)
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = (signal.SIGTERM, signal.SIGINT) if current_thread() is main_thread() else ()
+    for number in numbers:
         loop.add_signal_handler(number, service.stop)
     try:
         return await service.run(name, setup, idle_exit_sec)
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in numbers:
             loop.remove_signal_handler(number)
         await connection.close()
 

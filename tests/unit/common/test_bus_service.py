@@ -139,7 +139,7 @@ def test_the_watchdog_is_fed_while_the_loop_turns(
 def test_a_name_that_another_process_owns_is_an_error() -> None:
     async def main() -> None:
         async with serving(NAME, setup):
-            with pytest.raises(AgentError, match=r"Another process owns io\.hypernet\.Test1"):
+            with pytest.raises(bus.NameTaken, match=r"Another process owns io\.hypernet\.Test1"):
                 await bus.serve(NAME, setup, idle_exit_sec=None)
 
     asyncio.run(main())
@@ -244,6 +244,41 @@ def test_calls_put_the_idle_exit_off() -> None:
                 await asyncio.sleep(0.04)
                 await client.call(NAME, PATH, NAME, "Ping")
             assert not server.exit_status.done()
+
+    asyncio.run(main())
+
+
+@pytest.mark.usefixtures("private_bus")
+def test_a_service_that_is_told_to_linger_stays_longer_and_never_shorter() -> None:
+    async def main() -> float:
+        async with serving(NAME, setup, idle_exit_sec=0.05) as server:
+            started = time.monotonic()
+            server.service.linger(0.4)
+            server.service.linger(0.01)
+            await asyncio.wait_for(server.exit_status, 5)
+            return time.monotonic() - started
+
+    assert asyncio.run(main()) > 0.3
+
+
+@pytest.mark.usefixtures("private_bus")
+def test_a_signal_that_waits_for_the_name_is_seen_as_the_services_and_the_end_comes_at_once() -> None:
+    async def main() -> None:
+        tasks: list[asyncio.Task[None]] = []
+
+        async def tell(service: bus.Service, worker: Worker) -> None:
+            with service.hold():
+                await service.named()
+                worker.finished("told")
+
+        def setup_and_tell(service: bus.Service) -> None:
+            worker = Worker(service)
+            service.export(PATH, worker)
+            tasks.append(asyncio.create_task(tell(service, worker)))
+
+        async with bus.connect() as client, client.subscribe(NAME, sender=NAME) as signals:
+            assert await asyncio.wait_for(bus.serve(NAME, setup_and_tell, idle_exit_sec=0), 5) == 0
+            assert (await asyncio.wait_for(signals.get(), 5)).args == ("told",)
 
     asyncio.run(main())
 
