@@ -26,7 +26,8 @@ def boot_id(path: Path = BOOT_ID) -> str:
 
 
 def count_attempt(machine: Machine, boot_id: str) -> bool:
-    """Count this boot if it is one of a trial, once for each `boot_id`; the caller holds the machine's lock.
+    """Count this boot if it is one of a trial, once for each `boot_id`; else see whether it follows a trial
+    that failed. The caller holds the machine's lock.
 
     True: the slot has used up its budget, it was marked bad and the other one is the default, so reboot now.
     Raises AgentError if slots or record cannot be read or written.
@@ -34,6 +35,7 @@ def count_attempt(machine: Machine, boot_id: str) -> bool:
     view = machine.view()
     root_hash = view.booted.root_hash
     if not _is_on_trial(view):
+        lifecycle.close_failed_trial(machine, view)
         return False
     record = view.record
     if record.attempt_boot_id != boot_id:

@@ -26,30 +26,13 @@ from agents.slot_manager.machine import Machine, View
 from agents.slot_manager.progress import Meter, Progress, Stage, Story
 from agents.slot_manager.record import Begun, Installing, Pending
 from agents.slot_manager.sources import OpenFiles, Supply
-from agents.slot_manager.state import State
+from agents.slot_manager.state import Installed, State
 from agents.slot_manager.writing import Writer
 from common import journal, trust
 from common.errors import AgentError, InvalidArgument
 from common.image.stream import check
 
 __all__ = ["Installed", "Progress", "Stage", "install"]
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """A finished install: which version is in which slot (or would be, after a dry run), and the slot's
-    state.
-
-    statistics: where the blocks of the system came from, None after a dry run. fetched_bytes: what came from
-    the source: over the network if it is a URL, else what was read of the image for the system.
-    """
-
-    slot: str
-    version: str
-    state: State
-    dry_run: bool
-    statistics: Statistics | None = None
-    fetched_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

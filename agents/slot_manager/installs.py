@@ -5,19 +5,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agents.slot_manager import hooks, install, sources, state
-from agents.slot_manager.install import Installed
+from agents.slot_manager import hooks, state, tell
 from agents.slot_manager.job import INSTALL_ACTION, Job, Reporter, owner_of
 from agents.slot_manager.machine import Machine
 from agents.slot_manager.properties import Properties
-from agents.slot_manager.sources import OpenFiles
+from agents.slot_manager.state import Installed
 from common import bus
 from common.errors import AgentError, Internal, InvalidArgument
+
+if TYPE_CHECKING:
+    from agents.slot_manager.sources import OpenFiles
 
 DOWNGRADE_ACTION = "io.hypernet.SlotManager1.downgrade"
 SLOT_PROPERTIES: Final = ("Slots", "DefaultSlot", "Releases", "Denied", "Transitions")
@@ -46,14 +49,20 @@ class Installs(Properties):
     @bus.method("Install", "sa{sv}", "o", action=INSTALL_ACTION)
     async def install(self, source: str, options: dict[str, Any]) -> str:
         """Start an installation; its end is told by the job and by UpdateInstalled or InstallFailed."""
+        await _load_engine()
         return await self._begin(lambda: source, options)
 
     @bus.method("InstallFile", "hhha{sv}", "o", action=INSTALL_ACTION)
     async def install_file(self, image: int, manifest: int, signature: int, options: dict[str, Any]) -> str:
         """The same with an image that the caller has opened."""
+        await _load_engine()
+        from agents.slot_manager import sources
+
         return await self._begin(lambda: sources.adopt(image, manifest, signature), options)
 
     async def _begin(self, find: Callable[[], str | OpenFiles], options: dict[str, Any]) -> str:
+        from agents.slot_manager import sources
+
         given = options_of(options, _DEFAULTS)
         if given["reboot"] and (given["dry-run"] or not given["arm"]):
             raise InvalidArgument(
@@ -99,6 +108,8 @@ class Installs(Properties):
     async def _install(
         self, machine: Machine, wanted: str | OpenFiles, job: Job, options: Mapping[str, Any]
     ) -> None:
+        from agents.slot_manager import install
+
         loop = asyncio.get_running_loop()
         reporter = Reporter(job, loop)
 
@@ -137,7 +148,7 @@ class Installs(Properties):
                 self._end(job, None)
                 job.succeed(installed, note)
             finally:
-                if isinstance(wanted, OpenFiles):
+                if not isinstance(wanted, str):
                     wanted.close()
 
     async def _switched(self, installed: Installed, *, reboot: bool) -> str:
@@ -163,6 +174,7 @@ class Installs(Properties):
             if not job.dry_run():
                 self._last_error = str(error)
                 self.install_failed(job.source(), error.dbus_name, str(error))
+                tell.update_failed(job.source(), job.owner(), error)
         self._announce(*SLOT_PROPERTIES, "Operation", "CurrentJob", "LastError")
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
@@ -188,3 +200,11 @@ def options_of(options: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[
         if type(value) is not type(defaults[key]):
             raise InvalidArgument(f"Option '{key}' must be of type {type(defaults[key]).__name__}.")
     return {**defaults, **options}
+
+
+async def _load_engine() -> None:
+    """Import the engine with the first install: every boot starts this service, hardly any installs.
+
+    In a thread: from a disk that is busy it takes seconds, in which others want answers.
+    """
+    await asyncio.to_thread(importlib.import_module, "agents.slot_manager.install")

@@ -10,9 +10,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from agents.slot_manager.install import Installed
 from agents.slot_manager.progress import Stage
-from agents.slot_manager.state import State
+from agents.slot_manager.state import Installed, State
 from common import bus
 from common.errors import AgentError, Busy, Cancelled
 

@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from agents.slot_manager import arming, messages, policy, proof
-from agents.slot_manager.errors import LoaderError, NoSuchSlot, OtherSlotNotGood
+from agents.slot_manager import arming, messages, policy, proof, tell
+from agents.slot_manager.errors import LoaderError, NoSuchSlot, OtherSlotNotGood, WrongState
 from agents.slot_manager.loader import REARM_TRIES, UNCOUNTED, Entry, steps_aside
 from agents.slot_manager.machine import Machine, View
 from agents.slot_manager.record import Record, Refused, Rollback
 from agents.slot_manager.state import Slot, State, is_exhausted_boot, used_up
 from agents.slot_manager.topology import other_slot
-from common import journal, trust
+from common import journal
 from common.errors import AgentError
 
 NO_REASON = "no reason given"
@@ -75,12 +75,12 @@ def bless(machine: Machine, *, insist: bool = False) -> Blessed:
         record = machine.transition(record, booted.name, booted.version, root_hash, State.GOOD, "")
     if record != view.record:
         machine.store.save(record)
-    tries = REARM_TRIES if other.state is State.GOOD else UNCOUNTED
-    if not (steps_aside(booted.entry) and other.state is State.ARMED):
-        machine.loader.set_tries(booted.entry, tries)
-        machine.give_way()  # an arming that lost power before this step
+    _give_tries(machine, booted.entry, other)
+    if record.pending is None:
+        machine.store.settle(root_hash)
     if not insist:  # an administrator's word is no proof that the image, with its keys, is good
         _adopt_keys(machine)
+    tell.rolled_back(machine.store, record, booted.name)
     if succeeded:
         journal.send(
             f"Update to {booted.version} succeeded: slot {booted.name} was booted and is good.",
@@ -91,6 +91,33 @@ def bless(machine: Machine, *, insist: bool = False) -> Blessed:
             roothash=root_hash,
         )
     return Blessed(booted.name, booted.version, succeeded, rollback)
+
+
+def rearm(machine: Machine) -> None:
+    """Give the running slot its tries back, for a boot that was judged and stays, but came up degraded.
+
+    This is no good verdict: the record stays as it is. Raises WrongState unless the slot is good already.
+    """
+    view = machine.view()
+    booted = view.booted
+    if booted.entry is None or booted.state is not State.GOOD:
+        raise WrongState(
+            f"Slot {booted.name} is '{booted.state}': only a good slot gets tries back without a verdict."
+        )
+    _give_tries(machine, booted.entry, view.other)
+    tell.rolled_back(machine.store, view.record, booted.name)
+
+
+def close_failed_trial(machine: Machine, view: View) -> None:
+    """Record that the trial of the other slot has failed as soon as the good one runs again, however this
+    boot may end.
+
+    A running slot that is not good may be the one that failed: the boot loader had nothing better.
+    """
+    if view.booted.state is State.GOOD:
+        record, _ = _close_failed_trial(machine, view)
+        if record != view.record:
+            machine.store.save(record)
 
 
 def rollback(machine: Machine, reason: str = ASKED_FOR) -> RolledBack:
@@ -212,6 +239,13 @@ def _close_failed_trial(machine: Machine, view: View) -> tuple[Record, Rollback 
     return replace(record, last_rollback=done), done
 
 
+def _give_tries(machine: Machine, entry: Entry, other: Slot) -> None:
+    """Let the loader count the running slot, with its entry, if there is another good one to go to."""
+    if not (steps_aside(entry) and other.state is State.ARMED):
+        machine.loader.set_tries(entry, REARM_TRIES if other.state is State.GOOD else UNCOUNTED)
+        machine.give_way()  # an arming that lost power before this step
+
+
 def _make_default(machine: Machine, view: View, bad: Slot, good: Entry) -> None:
     """Let the loader take `good`, without counting, and not `bad`.
 
@@ -274,6 +308,8 @@ def _adopt_keys(machine: Machine) -> None:
     """Take over the key set of the system that is good now, if it is newer than the machine's."""
     if not machine.vendor_keys.is_dir():
         return
+    from common import trust
+
     try:
         adopted = trust.adopt(machine.vendor_keys, machine.trusted_keys)
     except (AgentError, OSError) as error:

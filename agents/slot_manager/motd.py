@@ -27,9 +27,12 @@ def current_rollback(record: Record) -> Rollback | None:
     return None if is_over else last
 
 
-def write(record: Record, path: Path = PATH) -> None:
-    """Tell the story of the last rollback, or remove it when it is over. Raises FileError."""
-    last = current_rollback(record)
+def write(record: Record, path: Path | None = None) -> None:
+    """Tell the story of the last rollback, or remove it when it is over. Raises FileError.
+
+    path: PATH, unless a test has its own.
+    """
+    path, last = path or PATH, current_rollback(record)
     if last is None:
         files.remove_durable(path)
         return

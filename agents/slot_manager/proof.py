@@ -53,7 +53,8 @@ def is_news(record: Record, root_hash: str) -> bool:
 def failed(record: Record, slot: Slot, reason: str, now_usec: int) -> Record:
     """The record after the content of `slot` failed: it is bad, and must not be installed again."""
     root_hash, pending, known = slot.root_hash, record.pending, record.denied.get(slot.root_hash)
-    record = record.without(root_hash)
+    # Its attempts stay: should the power fail before the loader knows, they do not begin anew.
+    record = replace(record.without(root_hash), attempts=record.attempts)
     record = replace(record, reasons={**record.reasons, root_hash: reason})
     if known is not None:
         return replace(record, denied={**record.denied, root_hash: replace(known, reason=reason)})

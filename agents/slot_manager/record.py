@@ -15,6 +15,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -64,6 +65,8 @@ __all__ = [
 MAX_BYTES = 4 << 20
 """More than the longest texts need with each character escaped (12 bytes)."""
 
+SETTLED = "settled"
+"""The file that names the system with which there is nothing to do early in a boot."""
 _MAX_NUMBER = 1 << 62
 _K = TypeVar("_K", bound=Kept)
 
@@ -85,6 +88,19 @@ class Store:
         best = max((copy for copy in copies if copy is not None), key=lambda copy: copy[0], default=None)
         return best[1] if best else Record()
 
+    def settle(self, root_hash: str) -> None:
+        """Note that boots of this system need no look at the record until a new trial is recorded.
+
+        hypernet-slot-manager-attempt.service looks for this line in the kernel's command line before it
+        starts anything. Raises FileError.
+        """
+        line = f"roothash={root_hash}\n".encode()
+        with suppress(files.FileMissing):
+            if files.read_bounded(self.folder / SETTLED, 1024) == line:
+                return
+        if root_hash:
+            files.write_atomic(self.folder / SETTLED, line, mode=0o600)
+
     def save(self, record: Record) -> None:
         """Replace the older copy, read it back, then make the other one the same.
 
@@ -97,6 +113,8 @@ class Store:
         # From the clock if both copies are gone, so that none of their backups is ever newer than this one.
         sequence = max(sequences) + 1 if max(sequences) >= 0 else self.clock() // 1_000_000
         os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        if record.pending is not None:
+            files.remove_durable(self.folder / SETTLED)
         self._write(first, sequence, record)
         try:
             self._write(1 - first, sequence, record)
@@ -173,6 +191,7 @@ def _record(body: dict[str, Any]) -> Record:
         known_usec=_number(body.get("known_usec", 0)),
         attempts={_text(key): _number(value) for key, value in body.get("attempts", {}).items()},
         attempt_boot_id=_text(body.get("attempt_boot_id", "")),
+        refunds={_text(key): _number(value) for key, value in body.get("refunds", {}).items()},
         denied={_text(key): _item(Denied, value) for key, value in body.get("denied", {}).items()},
         refused=tuple(_item(Refused, item) for item in body.get("refused", ()))[-MAX_REFUSED:],
         last_good=_optional(LastGood, body.get("last_good")),

@@ -136,7 +136,8 @@ class LastGood(Kept):
 @dataclass(frozen=True, slots=True)
 class Record(Kept):
     """The whole record; `proven` maps root hashes to when they were proven, `reasons` to why they are bad,
-    `attempts` to how often they were started on trial, `denied` to why they must not come back.
+    `attempts` to how often they were started on trial, `refunds` to how many of these boots were forgiven,
+    `denied` to why they must not come back.
 
     `known_usec` is a time that has passed for certain, `attempt_boot_id` the boot that was counted last.
     """
@@ -151,6 +152,7 @@ class Record(Kept):
     known_usec: int = 0
     attempts: dict[str, int] = field(default_factory=dict)
     attempt_boot_id: str = ""
+    refunds: dict[str, int] = field(default_factory=dict)
     denied: dict[str, Denied] = field(default_factory=dict)
     refused: tuple[Refused, ...] = ()
     last_good: LastGood | None = None
@@ -178,6 +180,7 @@ class Record(Kept):
             proven=dict(proven),
             reasons={key: text[:MAX_TEXT] for key, text in list(self.reasons.items())[-MAX_HASHES:]},
             attempts=dict(list(self.attempts.items())[-MAX_HASHES:]),
+            refunds=dict(list(self.refunds.items())[-MAX_HASHES:]),
             denied={key: replace(item, reason=item.reason[:MAX_TEXT]) for key, item in denied},
             refused=tuple(replace(item, reason=item.reason[:MAX_TEXT]) for item in self.refused)[
                 -MAX_REFUSED:
@@ -191,6 +194,7 @@ class Record(Kept):
             proven=_but(self.proven, {root_hash}),
             reasons=_but(self.reasons, {root_hash}),
             attempts=_but(self.attempts, {root_hash}),
+            refunds=_but(self.refunds, {root_hash}),
             refused=tuple(item for item in self.refused if item.root_hash != root_hash),
             pending=None if self.pending and self.pending.root_hash == root_hash else self.pending,
         )

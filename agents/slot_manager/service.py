@@ -6,21 +6,28 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from agents.slot_manager import arming, hooks, lifecycle, state, topology
+from agents.slot_manager import arming, hooks, lifecycle, state, tell, topology
 from agents.slot_manager.installs import SLOT_PROPERTIES, Installs, options_of
 from agents.slot_manager.machine import Machine
 from agents.slot_manager.properties import NAME
 from common import bus
 from common.errors import AgentError, Busy
 
+if TYPE_CHECKING:
+    from agents.slot_manager.sources import OpenFiles
+
 PATH = "/io/hypernet/SlotManager1"
 ARM_ACTION = "io.hypernet.SlotManager1.arm"
 CLEAR_DENIED_ACTION = "io.hypernet.SlotManager1.clear-denied"
 ROLLBACK_ACTION = "io.hypernet.SlotManager1.rollback"
 MARK_ACTION = "io.hypernet.SlotManager1.mark"
-IDLE_EXIT_SEC = 60.0
+IDLE_EXIT_SEC = 5.0
+JOB_IDLE_EXIT_SEC = 60.0
+"""Once there was a job: its object tells how it ended."""
+
 MAX_REASON = 500
 
 logger = logging.getLogger(__name__)
@@ -92,6 +99,11 @@ class SlotManager(Installs):
         new = await self._change(lambda machine: lifecycle.mark_bad(machine, name, text))
         self.slot_marked(name, str(new), text)
 
+    @bus.method("Rearm", "", "", action=MARK_ACTION)
+    async def rearm(self) -> None:
+        """The running slot is good and gets its tries back; that is no verdict on this boot."""
+        await self._change(lifecycle.rearm)
+
     @bus.signal("SlotDisarmed", "ss")
     def slot_disarmed(self, slot: str, version: str) -> None:
         """The next boot does not try this slot any more."""
@@ -103,6 +115,11 @@ class SlotManager(Installs):
     @bus.signal("RolledBack", "sss")
     def rolled_back(self, from_version: str, to_version: str, reason: str) -> None:
         """The other slot is the default now."""
+
+    async def _begin(self, find: Callable[[], str | OpenFiles], options: dict[str, Any]) -> str:
+        path = await super()._begin(find, options)
+        self._service.linger(JOB_IDLE_EXIT_SEC)
+        return path
 
     async def _after_arming(self, slot: str, *, is_new: bool, reboot: bool) -> None:
         """What follows when the next boot tries `slot`; failures end up in LastError and the journal."""
@@ -141,7 +158,13 @@ def _clean(reason: str) -> str:
 
 
 async def serve(find_machine: Callable[[], Machine]) -> int:
-    """Serve the bus name until idle or stopped; returns the exit status."""
+    """Serve the bus name until idle or stopped; returns the exit status.
+
+    Every boot starts the service, whatever its verdict will be, so it tells of a rollback at its start.
+    """
+    with suppress(AgentError):  # whoever asks about the slots is told why there are none
+        machine = find_machine()
+        tell.rolled_back(machine.store, machine.store.load(), machine.topology.booted)
 
     def setup(service: bus.Service) -> None:
         service.export(PATH, SlotManager(service, find_machine))

@@ -14,9 +14,13 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from agents.slot_manager.loader import UNCOUNTED, Entry, Facts, in_loader_order, steps_aside
 from agents.slot_manager.record import Pending, Record
+
+if TYPE_CHECKING:
+    from agents.slot_manager.assembly import Statistics
 
 _EXHAUSTED = re.compile(r"\+0+(-\d+)?(\.efi)?$", re.IGNORECASE | re.ASCII)
 
@@ -32,6 +36,23 @@ class State(StrEnum):
     TRYING = "trying"
     GOOD = "good"
     BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A finished install: which version is in which slot (or would be, after a dry run), and the slot's
+    state.
+
+    statistics: where the blocks of the system came from, None after a dry run. fetched_bytes: what came from
+    the source: over the network if it is a URL, else what was read of the image for the system.
+    """
+
+    slot: str
+    version: str
+    state: State
+    dry_run: bool
+    statistics: Statistics | None = None
+    fetched_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

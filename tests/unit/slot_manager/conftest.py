@@ -7,10 +7,27 @@ from pathlib import Path
 
 import pytest
 
-from agents.slot_manager import install, lifecycle
+from agents.slot_manager import install, lifecycle, motd
+from common import alerts
 from tests.fakes import slot_images, slot_lab
 from tests.fakes.slot_images import BuiltImage, Key
 from tests.fakes.slot_lab import Lab
+
+
+@pytest.fixture(autouse=True)
+def raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the alerts that a test raises, not that of the machine that runs it."""
+    folder = tmp_path / "alerts"
+    monkeypatch.setattr(alerts, "DIRECTORY", folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def at_login(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What a login would show after a rollback, not that of the machine that runs the test."""
+    path = tmp_path / "motd-rollback"
+    monkeypatch.setattr(motd, "PATH", path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,28 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from agents.slot_manager import attempts, lifecycle
+from agents.slot_manager import attempts, install, lifecycle, record
 from agents.slot_manager.state import State
 from tests.fakes.slot_images import BuiltImage
 from tests.fakes.slot_lab import Lab
+
+UNIT = Path(__file__).parents[3] / "units/hypernet-slot-manager-attempt.service"
+
+
+def looked_at(lab: Lab, root_hash: str) -> bool:
+    """Whether the unit starts anything in a boot of this system."""
+    command_line = lab.folder / "cmdline"
+    command_line.write_text(f"quiet roothash={root_hash} rw\n")
+    (line,) = (line for line in UNIT.read_text().splitlines() if line.startswith("ExecCondition="))
+    _, _, script = line.partition("=/bin/sh -c ")
+    script = script.strip("'").replace("/var/lib/hypernet/slot-manager", str(lab.machine.store.folder))
+    script = script.replace("/proc/cmdline", str(command_line))
+    return subprocess.run(["/bin/sh", "-c", script], check=False).returncode == 0
 
 
 def boots(lab: Lab, *ids: str) -> list[bool]:
@@ -111,3 +125,44 @@ def test_the_name_of_a_boot_is_read_without_dashes(tmp_path: Path) -> None:
     (tmp_path / "boot_id").write_text("01234567-89ab-cdef-0123-456789abcdef\n")
     assert attempts.boot_id(tmp_path / "boot_id") == "0123456789abcdef0123456789abcdef"
     assert len(attempts.boot_id()) == 32
+
+
+def test_ordinary_boots_of_a_good_system_start_nothing(
+    both_good: Lab, images: dict[str, BuiltImage]
+) -> None:
+    assert not looked_at(both_good, images["2.0.0"].root_hash)
+    assert looked_at(both_good, images["1.0.0"].root_hash)
+
+
+def test_a_new_trial_is_looked_at_and_so_is_the_way_back_from_it(
+    lab: Lab, images: dict[str, BuiltImage]
+) -> None:
+    lifecycle.bless(lab.machine)
+    assert not looked_at(lab, images["1.0.0"].root_hash)
+
+    install.install(lab.machine, str(images["2.0.0"].path))
+
+    assert all(looked_at(lab, images[version].root_hash) for version in ("1.0.0", "2.0.0"))
+
+
+def test_a_trial_that_came_to_its_end_is_not_looked_at_again(
+    uncounted: Lab, images: dict[str, BuiltImage]
+) -> None:
+    boots(uncounted, "one", "two", "three", "four")
+    uncounted.boot("a", selected="hypernet_1.0.0.efi")
+    assert looked_at(uncounted, images["1.0.0"].root_hash)
+
+    lifecycle.bless(uncounted.machine)
+
+    assert not looked_at(uncounted, images["1.0.0"].root_hash)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"roothash="], ids=["no file", "an empty one", "a torn one"])
+def test_without_a_whole_name_every_boot_is_looked_at(
+    lab: Lab, images: dict[str, BuiltImage], content: bytes | None
+) -> None:
+    lab.machine.store.folder.mkdir(parents=True, exist_ok=True)
+    if content is not None:
+        (lab.machine.store.folder / record.SETTLED).write_bytes(content)
+
+    assert looked_at(lab, images["1.0.0"].root_hash)

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from agents.slot_manager import attempts, install, machine, topology
+from agents.slot_manager import attempts, install, lifecycle, machine, topology
 from agents.slot_manager.__main__ import main
 from agents.slot_manager.state import State
 from common import process
@@ -113,6 +114,74 @@ def test_a_failure_is_one_sentence_and_an_exit_status(
 
     (line,) = [text for text in capsys.readouterr().err.splitlines() if not text.startswith("<")]
     assert line.startswith("slot-manager: Slot a:")
+
+
+def test_a_bless_that_crashes_is_told_without_the_text_of_the_crash(
+    as_this_machine: Lab, raised: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(machine: machine.Machine) -> None:
+        raise ZeroDivisionError("nobody's business")
+
+    monkeypatch.setattr(lifecycle, "bless", crash)
+
+    assert main(["bless"]) == 70
+
+    (alert,) = (json.loads(path.read_bytes()) for path in raised.glob("*.json"))
+    assert alert["kind"] == "boot-degraded"
+    assert alert["summary"].startswith(
+        "This boot is good, but that could not be recorded: Internal error in slot-manager;"
+    )
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [
+        *(("timeout", True), ("oom-kill", True), ("signal", True), ("core-dump", True)),
+        *(("success", False), ("exit-code", False)),
+    ],
+)
+def test_a_bless_that_is_ended_by_force_is_told_by_its_unit(
+    tmp_path: Path, result: str, *, told: bool
+) -> None:
+    unit = (Path(__file__).parents[3] / "units/hypernet-bless.service").read_text(encoding="utf-8")
+    (line,) = (line for line in unit.splitlines() if line.startswith("ExecStopPost="))
+    program = tmp_path / "alerter"
+    program.write_text('#!/bin/sh\necho "$@" $MONITOR_UNIT $MONITOR_SERVICE_RESULT\n', encoding="utf-8")
+    program.chmod(0o755)
+    line = (
+        line.replace("/usr/lib/hypernet/alerter", str(program)).replace("$$", "$").replace("%n", "x.service")
+    )
+    _, shell, option, command = re.split("=-| ", line, maxsplit=3)
+
+    environment = {"SERVICE_RESULT": result}
+    done = process.run([shell, option, command.strip("'")], timeout_sec=30, env=environment)
+
+    assert done.stdout.decode().split() == (
+        ["unit-failed", "x.service", "x.service", result] if told else []
+    )
+
+
+def test_the_service_tells_of_a_rollback_in_every_boot_whatever_its_verdict_will_be(
+    as_this_machine: Lab,
+    images: dict[str, BuiltImage],
+    raised: Path,
+    at_login: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    lab = as_this_machine
+    install.install(lab.machine, str(images["2.0.0"].path))
+    lab.try_once("hypernet_2.0.0+3.efi", "b")
+    lifecycle.mark_bad(lab.machine, "b", "check web failed")
+    monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={tmp_path}/absent")
+
+    assert main(["attempt"]) == 0
+    assert not raised.exists()  # so early, there is no place for it yet
+    assert [main(["serve"]), main(["serve"])] == [7, 7]
+
+    (alert,) = (json.loads(path.read_bytes()) for path in raised.glob("*.json"))
+    assert alert["summary"] == "The machine went back from 2.0.0 to 1.0.0: check web failed"
+    assert "check web failed" in at_login.read_text()
 
 
 def test_serving_without_a_bus_ends_with_the_status_for_that(

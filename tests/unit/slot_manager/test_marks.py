@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from agents.slot_manager import install, lifecycle
-from agents.slot_manager.errors import LoaderError, NoSuchSlot, OtherSlotNotGood
+from agents.slot_manager.errors import LoaderError, NoSuchSlot, OtherSlotNotGood, WrongState
 from agents.slot_manager.loader import in_loader_order
 from agents.slot_manager.state import State
 from tests.fakes.slot_images import BuiltImage
@@ -88,6 +88,38 @@ def test_marking_the_running_good_slot_gives_its_tries_back(both_good: Lab) -> N
     lifecycle.mark_good(both_good.machine, "b")
 
     assert both_good.names() == ["hypernet_1.0.0.efi", "hypernet_2.0.0+5.efi"]
+
+
+def test_giving_a_degraded_boot_its_try_back_leaves_nothing_in_the_record(both_good: Lab) -> None:
+    both_good.boot("a", selected="hypernet_1.0.0.efi")
+    lifecycle.bless(both_good.machine)  # the last good one; then the other one is started, and is degraded
+    both_good.try_once("hypernet_2.0.0+5.efi", "b")
+    before = both_good.machine.store.load()
+
+    lifecycle.rearm(both_good.machine)
+
+    assert both_good.names() == ["hypernet_1.0.0+5.efi", "hypernet_2.0.0+5.efi"]
+    assert both_good.machine.store.load() == before
+    assert before.last_good is not None
+    assert before.last_good.slot == "a"
+
+
+def test_a_degraded_boot_with_nowhere_to_go_is_not_counted_any_more(both_good: Lab) -> None:
+    both_good.try_once("hypernet_2.0.0+5.efi", "b")
+    (both_good.linux / "hypernet_1.0.0.efi").rename(both_good.linux / "hypernet_1.0.0+0-1.efi")
+
+    lifecycle.rearm(both_good.machine)
+
+    assert both_good.names() == ["hypernet_1.0.0+0-1.efi", "hypernet_2.0.0.efi"]
+
+
+def test_a_trial_does_not_become_good_by_getting_its_tries_back(trying: Lab) -> None:
+    before = trying.snapshot()
+
+    with pytest.raises(WrongState, match="only a good slot"):
+        lifecycle.rearm(trying.machine)
+
+    assert trying.snapshot() == before
 
 
 def test_an_empty_slot_cannot_be_marked(lab: Lab) -> None:

@@ -112,6 +112,7 @@ def test_a_second_installation_is_refused_with_who_runs_the_first(
             for member, signature, args in (
                 ("Install", "sa{sv}", (str(images["2.0.0"].path), {})),
                 ("MarkGood", "s", ("booted",)),
+                ("Rearm", "", ()),
             ):
                 # A slot can be changed until the engine holds the lock.
                 while not systemd.asked:

@@ -254,6 +254,22 @@ def test_marks_are_announced(lab: Lab, images: dict[str, BuiltImage]) -> None:
     run(story())
 
 
+def test_tries_that_are_given_back_are_shown_and_no_verdict_is_announced(both_good: Lab) -> None:
+    both_good.try_once("hypernet_2.0.0+5.efi", "b")
+
+    async def story() -> None:
+        async with manager(both_good) as client, client.subscribe(NAME, "SlotMarked") as queue:
+            before = await properties(client)
+            assert before["Slots"][1]["tries_left"] == 4
+            await call(client, "Rearm", "")
+            after = await properties(client)
+            assert after["Slots"][1]["tries_left"] == 5
+            assert after["LastGood"] == before["LastGood"]
+            assert queue.empty()
+
+    run(story())
+
+
 @pytest.mark.parametrize(
     ("member", "signature", "args"),
     [
@@ -265,6 +281,7 @@ def test_marks_are_announced(lab: Lab, images: dict[str, BuiltImage]) -> None:
         ("Rollback", "a{sv}", ({},)),
         ("MarkGood", "s", ("b",)),
         ("MarkBad", "ss", ("b", "x")),
+        ("Rearm", "", ()),
     ],
 )
 def test_users_need_polkit_to_change_anything_but_may_read(
