@@ -19,6 +19,8 @@ EFIVARS: Final = Path("/sys/firmware/efi/efivars")
 PROC: Final = Path("/proc")
 _LOADER: Final = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
 _MAX_VARIABLE_BYTES: Final = 4096
+_MAX_COMMAND_LINE_BYTES: Final = 64 << 10
+_ROOT_HASH: Final = re.compile(r"(?:roothash|hypernet\.rootsha256)=([0-9a-f]{64})")
 _NO_TRIES_LEFT: Final = re.compile(r"\+0(-[0-9]+)?(\.efi|\.conf)?", re.IGNORECASE)
 
 
@@ -46,6 +48,18 @@ def boot_id(proc: Path = PROC) -> str:
     except files.FileError:
         return ""
     return data.decode("ascii", "replace").strip().replace("-", "")
+
+
+def root_hash(proc: Path = PROC) -> str:
+    """Return the root hash of the booted system, 64 hex digits as on the kernel command line; empty if there
+    is none.
+    """
+    try:
+        data = files.read_bounded(proc / "cmdline", _MAX_COMMAND_LINE_BYTES)
+    except files.FileError:
+        return ""
+    found = filter(None, map(_ROOT_HASH.fullmatch, data.decode("utf-8", "replace").split()))
+    return next((match[1] for match in found), "")
 
 
 def elapsed_sec(proc: Path = PROC) -> float:

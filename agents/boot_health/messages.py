@@ -27,3 +27,8 @@ BECAUSE.
 
 DECISION_ROLLBACK: Final = "493ff3d5c165472fac6ad1fc8fefc967"
 """A boot without a good verdict marks its slot bad and reboots to the other one. Fields: REASON, BECAUSE."""
+
+DECISION_GIVE_UP: Final = "46f9149d43244410a3eabdfffed0721c"
+"""A slot that was good has failed in too many boots in a row; hypernet-rollback.target is started. Fields:
+REASON, BECAUSE.
+"""

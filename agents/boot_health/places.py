@@ -17,6 +17,7 @@ class Places:
     admin_config: Path = paths.CONFIG / "health.yaml"
     image_config: Path = paths.VENDOR / "health.d"
     report: Path = paths.RUNTIME / "health.json"
+    history: Path = paths.STATE / "boot-health/history.json"
     motd: Path = Path("/run/motd.d/hypernet")
     efivars: Path = boot.EFIVARS
     proc: Path = boot.PROC

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The report on this boot, /run/hypernet/health.json, and the line that a login shows.
 
-The file is written by ``boot-health check`` and, when it decides to stay, by ``boot-health decide``; it is
-replaced as a whole, and readable by everyone.
+The file is written by ``boot-health check`` and by ``boot-health decide``; it is replaced as a whole, and
+readable by everyone.
 """
 
 from __future__ import annotations
@@ -23,13 +23,18 @@ MAX_REPORT_BYTES: Final = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What is known about the health of one boot. boot_id: 32 hex digits, empty before the first check."""
+    """What is known about the health of one boot. boot_id: 32 hex digits, empty before the first check.
+    deadline_usec: when the checks have to be done, on CLOCK_REALTIME, 0 if that is not known.
+    consecutive_failures: boots in a row, this one included, that were not good.
+    """
 
     state: State = State.UNKNOWN
     reason: str = ""
     boot_id: str = ""
     trial: bool = False
     checks: tuple[CheckResult, ...] = ()
+    deadline_usec: int = 0
+    consecutive_failures: int = 0
 
     @property
     def required_failed(self) -> bool:
@@ -74,6 +79,8 @@ def _report(data: Mapping[str, Any]) -> Report:
         boot_id=str(data["boot_id"]),
         trial=bool(data["trial"]),
         checks=tuple(_check(item) for item in data["checks"]),
+        deadline_usec=int(data["deadline_usec"]),
+        consecutive_failures=int(data["consecutive_failures"]),
     )
 
 
@@ -86,4 +93,5 @@ def _check(item: Mapping[str, Any]) -> CheckResult:
         attempts=int(item["attempts"]),
         output=str(item["output"]),
         detail=str(item["detail"]),
+        unit=str(item["unit"]),
     )

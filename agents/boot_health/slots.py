@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from agents.boot_health import boot
 from agents.boot_health.errors import SlotsInvalid
+from agents.boot_health.places import Places
 from common import bus
 from common.errors import AgentError, NotRunning
 
@@ -22,12 +24,14 @@ UNCOUNTED: Final = -1
 @dataclass(frozen=True, slots=True)
 class Slots:
     """trial: the booted slot has yet to prove itself. other_good: the slot that is not booted was proven
-    good. rearmed: the booted slot was proven good, and the boot loader counts its boots nevertheless.
+    good, None if slot-manager does not tell. rearmed: the booted slot was proven good, and the boot loader
+    counts its boots nevertheless. root_hash: of the booted system, empty if it is not known.
     """
 
     trial: bool
-    other_good: bool
+    other_good: bool | None
     rearmed: bool = False
+    root_hash: str = ""
 
 
 def query() -> Slots:
@@ -39,12 +43,12 @@ def mark_booted_bad(reason: str) -> None:
     """Mark the booted slot bad, so that the boot loader takes the other one. Raises NotRunning,
     RemoteError.
     """
-    asyncio.run(_mark_booted("MarkBad", "ss", reason))
+    asyncio.run(_call("MarkBad", "ss", "booted", reason))
 
 
-def mark_booted_good() -> None:
-    """Give the booted slot all its tries back. Raises NotRunning, RemoteError."""
-    asyncio.run(_mark_booted("MarkGood", "s"))
+def rearm_booted() -> None:
+    """Give the booted slot, which was good before, its tries back. Raises NotRunning, RemoteError."""
+    asyncio.run(_call("Rearm", ""))
 
 
 async def _query() -> Slots:
@@ -56,9 +60,9 @@ async def _query() -> Slots:
     return interpret(value)
 
 
-async def _mark_booted(member: str, signature: str, *arguments: str) -> None:
+async def _call(member: str, signature: str, *arguments: str) -> None:
     async with bus.connect() as client:
-        await client.call(NAME, PATH, NAME, member, signature, "booted", *arguments, timeout_sec=MARK_SEC)
+        await client.call(NAME, PATH, NAME, member, signature, *arguments, timeout_sec=MARK_SEC)
 
 
 def interpret(value: object) -> Slots:
@@ -77,7 +81,20 @@ def interpret(value: object) -> Slots:
         rearmed=any(
             item.get("state") == "good" and item.get("tries_left", UNCOUNTED) != UNCOUNTED for item in booted
         ),
+        root_hash=next(
+            (root_hash for item in booted if isinstance(root_hash := item.get("root_hash"), str)), ""
+        ),
     )
+
+
+def guess(places: Places, proven: str) -> Slots:
+    """Return what can be told without slot-manager: a boot that the boot loader counts is a trial.
+
+    But a good slot is counted, too, once it is re-armed; proven: root hash of a system that was no trial.
+    """
+    root_hash = boot.root_hash(places.proc)
+    known_good = root_hash != "" and root_hash == proven
+    return Slots(boot.counted(places.efivars) and not known_good, other_good=None, root_hash=root_hash)
 
 
 def query_or_none() -> tuple[Slots | None, str]:

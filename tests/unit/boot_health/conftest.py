@@ -28,6 +28,10 @@ class Tree:
         data = b"\x06\0\0\0" + value.encode("utf-16-le") + b"\0\0"
         (self.places.efivars / f"{name}-{VENDOR}").write_bytes(data)
 
+    def cmdline(self, root_hash: str) -> None:
+        """Boot the system with this root hash."""
+        (self.places.proc / "cmdline").write_text(f"quiet roothash={root_hash}\n", encoding="ascii")
+
     def image(self, text: str, name: str = "10-system.yaml") -> None:
         """Write a file with checks of the image."""
         (self.places.image_config / name).write_text(text, encoding="utf-8")
@@ -51,7 +55,7 @@ class Journal:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Tree:
-    for name in ("config", "image", "run", "motd.d", "efivars", "proc/1", "proc/sys/kernel/random"):
+    for name in ("config", "image", "run", "state", "motd.d", "efivars", "proc/1", "proc/sys/kernel/random"):
         (tmp_path / name).mkdir(parents=True)
     dashed = f"{BOOT_ID[:8]}-{BOOT_ID[8:12]}-{BOOT_ID[12:16]}-{BOOT_ID[16:20]}-{BOOT_ID[20:]}"
     (tmp_path / "proc/sys/kernel/random/boot_id").write_text(dashed + "\n", encoding="ascii")
@@ -64,6 +68,7 @@ def tree(tmp_path: Path) -> Tree:
             admin_config=tmp_path / "config/health.yaml",
             image_config=tmp_path / "image",
             report=tmp_path / "run/health.json",
+            history=tmp_path / "state/history.json",
             motd=tmp_path / "motd.d/hypernet",
             efivars=tmp_path / "efivars",
             proc=tmp_path / "proc",

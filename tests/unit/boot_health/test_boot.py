@@ -7,6 +7,8 @@ from agents.boot_health import boot
 
 from .conftest import BOOT_ID, Tree
 
+HASH = "0a" * 32
+
 
 @pytest.mark.parametrize(
     ("selected", "exhausted"),
@@ -50,3 +52,22 @@ def test_time_counts_from_the_start_of_pid_1(tree: Tree) -> None:
 def test_time_counts_from_the_start_of_the_kernel_when_pid_1_is_hidden(tree: Tree) -> None:
     (tree.places.proc / "1/stat").unlink()
     assert boot.elapsed_sec(tree.places.proc) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (f"quiet roothash={HASH} panic=10\n", HASH),
+        (f"root=PARTUUID=1 hypernet.rootsha256={HASH}", HASH),
+        (f"x.roothash={HASH}", ""),
+        ("roothash=12", ""),
+        ("quiet", ""),
+    ],
+)
+def test_the_kernel_command_line_tells_which_system_runs(tree: Tree, arguments: str, found: str) -> None:
+    (tree.places.proc / "cmdline").write_text(arguments, encoding="ascii")
+    assert boot.root_hash(tree.places.proc) == found
+
+
+def test_without_a_kernel_command_line_the_system_is_not_known(tree: Tree) -> None:
+    assert boot.root_hash(tree.places.proc) == ""

@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""On a private bus: the service with its XML file, and slot-manager as a fake with the real interface."""
+"""On a private bus: slot-manager as a fake with the real interface."""
 
 from __future__ import annotations
 
 import asyncio
-import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agents.boot_health import decide, report, service, slots
+from agents.boot_health import decide, report, slots
 from agents.boot_health.engine import CheckResult, Result
 from agents.boot_health.errors import SlotsInvalid
 from agents.boot_health.report import Report
@@ -25,8 +23,6 @@ from .conftest import BOOT_ID, Journal, Tree
 
 __all__ = ["private_bus", "private_bus_daemon"]
 
-XML = Path(__file__).parents[3] / "units/dbus/interfaces/io.hypernet.BootHealth1.xml"
-PROPERTIES = "org.freedesktop.DBus.Properties"
 CHECK = CheckResult("api", True, Result.FAILED, 1.5, 3, "no answer", "exit status 7")
 FAILED = Report(
     State.FAILED, "Required check failed: api (exit status 7, 3 attempts).", BOOT_ID, True, (CHECK,)
@@ -67,9 +63,9 @@ class FakeSlotManager(bus.Interface):
             raise OtherSlotNotGood("Slot a is not good.")
         self._state.marked.append((name, reason))
 
-    @bus.method("MarkGood", "s", "")
-    def mark_good(self, name: str) -> None:
-        self._state.marked.append((name, "good"))
+    @bus.method("Rearm", "", "")
+    def rearm(self) -> None:
+        self._state.marked.append(("booted", "rearmed"))
 
 
 async def on_a_machine_with(state: Machine, work: Any, *, refuse: bool = False) -> Any:
@@ -137,119 +133,15 @@ def test_a_failed_trial_is_marked_bad_over_the_bus_and_reboots(
     assert state.marked == [("booted", FAILED.reason)]
 
 
-def test_a_degraded_boot_of_a_rearmed_slot_is_marked_good_over_the_bus(
+def test_a_degraded_boot_of_a_rearmed_slot_gets_its_tries_back_and_is_not_marked_good(
     private_bus: str, tree: Tree, sent: Journal
 ) -> None:
     state = Machine(REARMED)
     assert decide_on(tree, state) == []
-    assert state.marked == [("booted", "good")]
+    assert state.marked == [("booted", "rearmed")]
 
 
 def test_a_refusal_because_of_the_other_slot_keeps_the_machine_in_this_boot(
     private_bus: str, tree: Tree, sent: Journal
 ) -> None:
     assert decide_on(tree, Machine(TRIAL), refuse=True) == []
-
-
-async def ask(work: Any, tree: Tree) -> Any:
-    running = asyncio.create_task(service.serve(tree.places))
-    try:
-        async with bus.connect() as client:
-            while True:
-                (owned,) = await client.call(
-                    "org.freedesktop.DBus", "/", "org.freedesktop.DBus", "NameHasOwner", "s", service.NAME
-                )
-                if owned:
-                    break
-                assert not running.done()
-                await asyncio.sleep(0.01)
-            return await asyncio.wait_for(work(client), 20)
-    finally:
-        running.cancel()
-        await asyncio.wait([running])
-
-
-def test_the_service_shows_the_report(private_bus: str, tree: Tree) -> None:
-    report.write(tree.places.report, FAILED)
-
-    async def work(client: bus.Client) -> dict[str, Any]:
-        return await client.get_all(service.NAME, service.PATH, service.NAME)
-
-    assert asyncio.run(ask(work, tree)) == {
-        "State": "failed",
-        "Reason": FAILED.reason,
-        "BootId": BOOT_ID,
-        "Trial": True,
-        "Checks": [
-            {
-                "name": "api",
-                "required": True,
-                "result": "failed",
-                "duration_sec": 1.5,
-                "attempts": 3,
-                "output": "no answer",
-            }
-        ],
-    }
-
-
-def test_before_the_first_check_the_state_is_unknown(private_bus: str, tree: Tree) -> None:
-    async def work(client: bus.Client) -> Any:
-        return await client.get_property(service.NAME, service.PATH, service.NAME, "State")
-
-    assert asyncio.run(ask(work, tree)) == "unknown"
-
-
-def test_a_report_that_cannot_be_understood_is_unknown(private_bus: str, tree: Tree, sent: Journal) -> None:
-    tree.places.report.write_text('{"state": "fine"}', encoding="utf-8")
-
-    async def work(client: bus.Client) -> Any:
-        return await client.get_property(service.NAME, service.PATH, service.NAME, "State")
-
-    assert asyncio.run(ask(work, tree)) == "unknown"
-    assert "systemctl restart hypernet-boot-health" in sent.messages[0][1]
-
-
-def test_a_new_report_is_announced(private_bus: str, tree: Tree) -> None:
-    report.write(tree.places.report, Report(State.CHECKING, "", BOOT_ID, True))
-
-    async def work(client: bus.Client) -> tuple[Any, Any]:
-        async with (
-            client.subscribe(service.NAME, "HealthChanged") as health,
-            client.subscribe(PROPERTIES, "PropertiesChanged", service.PATH) as properties,
-        ):
-            report.write(tree.places.report, FAILED)
-            return (await health.get()).args, (await properties.get()).args
-
-    health, properties = asyncio.run(ask(work, tree))
-    assert health == ("failed", FAILED.reason)
-    assert properties[0] == service.NAME
-    assert sorted(properties[1]) == ["Checks", "Reason", "State"]
-
-
-def members(root: ET.Element) -> set[tuple[str, str, tuple[str, ...]]]:
-    (interface,) = [item for item in root.iter("interface") if item.get("name") == service.NAME]
-    return {
-        (
-            item.tag,
-            item.get("name", ""),
-            (
-                item.get("type", ""),
-                item.get("access", ""),
-                *(arg.get("type", "") for arg in item.iter("arg")),
-            ),
-        )
-        for item in interface
-        if item.tag in ("method", "property", "signal")
-    }
-
-
-def test_the_running_service_is_what_its_xml_file_says(private_bus: str, tree: Tree) -> None:
-    async def work(client: bus.Client) -> str:
-        (text,) = await client.call(
-            service.NAME, service.PATH, "org.freedesktop.DBus.Introspectable", "Introspect"
-        )
-        return str(text)
-
-    running = ET.fromstring(asyncio.run(ask(work, tree)))
-    assert members(running) == members(ET.parse(XML).getroot())

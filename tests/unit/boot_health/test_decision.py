@@ -61,3 +61,32 @@ def test_a_reboot_without_a_mark_is_only_for_a_boot_that_the_loader_counted() ->
         trial = counted if other_good is None else True
         if decide(Facts(exhausted, counted, trial, other_good, policy)).action is Action.REBOOT:
             assert counted
+
+
+@pytest.mark.parametrize(
+    ("failures", "other_good", "exhausted", "action"),
+    [
+        (2, True, False, Action.STAY),
+        (3, True, False, Action.GIVE_UP),
+        (4, True, False, Action.GIVE_UP),
+        (3, False, False, Action.STAY),
+        (3, None, False, Action.STAY),
+        (3, True, True, Action.STAY),
+    ],
+)
+def test_a_good_slot_is_given_up_only_for_a_good_one_and_after_enough_failed_boots(
+    failures: int, other_good: bool | None, exhausted: bool, action: Action
+) -> None:
+    facts = Facts(exhausted, False, False, other_good, ROLLBACK, failures, 3)
+    assert decide(facts).action is action
+
+
+def test_no_number_of_failed_boots_makes_two_bad_slots_alternate() -> None:
+    for exhausted, counted, trial, failures in itertools.product(
+        (False, True), (False, True), (False, True), range(12)
+    ):
+        assert decide(Facts(exhausted, counted, trial, False, ROLLBACK, failures, 3)).action is Action.STAY
+
+
+def test_a_trial_is_not_given_up_but_marked_bad() -> None:
+    assert decide(Facts(False, True, True, True, ROLLBACK, 9, 3)).action is Action.ROLLBACK

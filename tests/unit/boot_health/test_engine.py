@@ -1,31 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine with the real process runner; systemd-run is left out, it needs systemd as PID 1."""
+"""The engine with real processes and threads; tests/integration has it with real units."""
 
 from __future__ import annotations
 
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
+from agents.boot_health.builtin import Outcome, Probe
+from agents.boot_health.commands import Attempt
 from agents.boot_health.config import Check
-from agents.boot_health.engine import CheckResult, Engine, Result, systemd_run, tail
-from common import process
+from agents.boot_health.engine import CheckResult, Engine, Result, tail
 
-
-def no_prefix(check: Check, attempt: int, limit_sec: float) -> Sequence[str]:
-    return ()
+from .conftest import Journal
+from .local import LocalCommands, NoSystemd
 
 
 def run(*checks: Check, limit_sec: float = 30) -> tuple[CheckResult, ...]:
-    return Engine(prefix=no_prefix).run(checks, limit_sec=limit_sec)
+    return Engine(commands=LocalCommands()).run(checks, limit_sec=limit_sec)
 
 
-def python(code: str, attempts: int = 1) -> Check:
-    return Check("c", (sys.executable, "-c", code), attempts=attempts, interval_sec=0)
+def python(code: str, retries: int = 0) -> Check:
+    return Check("c", (sys.executable, "-c", code), retries=retries, interval_sec=0)
+
+
+def probe(passed: bool, text: str = "") -> Probe:
+    return lambda limit_sec: Outcome(passed, text)
+
+
+@dataclass
+class Simulated(LocalCommands):
+    """Attempts that fail after all of their time, on a clock that stands still otherwise."""
+
+    now: float = 0
+    limits: list[float] = field(default_factory=list)
+
+    def clock(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def run(self, unit: str, check: Check, limit_sec: float) -> Attempt:
+        self.limits.append(limit_sec)
+        self.now += limit_sec
+        return Attempt(False, timed_out=True)
+
+    def engine(self) -> Engine:
+        return Engine(commands=self, clock=self.clock, sleep=self.sleep)
 
 
 def test_status_0_passes_and_the_output_is_kept() -> None:
@@ -33,71 +59,52 @@ def test_status_0_passes_and_the_output_is_kept() -> None:
     assert (result.result, result.output, result.attempts, result.detail) == (Result.PASSED, "fine", 1, "")
 
 
-def test_another_status_fails_after_all_attempts_and_keeps_both_outputs() -> None:
-    (result,) = run(python("import sys; print('out'); sys.exit('err')", attempts=3))
+def test_another_status_fails_after_all_retries_and_keeps_both_outputs() -> None:
+    (result,) = run(python("import sys; print('out'); sys.exit('err')", retries=2))
     assert (result.result, result.attempts, result.detail) == (Result.FAILED, 3, "exit status 1")
     assert result.output == "out\nerr"
 
 
-def test_a_later_attempt_that_passes_is_enough(tmp_path: Path) -> None:
-    code = f"import os; os.mkdir({str(tmp_path / 'a')!r}) or exit(1)"
-    script = f"import os, sys; p = {str(tmp_path / 'a')!r}\nif os.path.exists(p): sys.exit(0)\n{code}"
-    (result,) = run(python(script, attempts=3))
+def test_a_retry_that_passes_is_enough(tmp_path: Path) -> None:
+    (result,) = run(
+        python(f"import os; p = {str(tmp_path / 'a')!r}; os.path.exists(p) or os.mkdir(p) or 1/0", 2)
+    )
     assert (result.result, result.attempts) == (Result.PASSED, 2)
 
 
 def test_a_program_that_does_not_exist_fails_with_a_sentence() -> None:
-    (result,) = run(Check("c", ("/nonexistent/program",), attempts=1))
+    (result,) = run(Check("c", ("/nonexistent/program",), retries=0))
     assert result.result is Result.FAILED
     assert "/nonexistent/program" in result.detail
 
 
-def test_an_attempt_that_takes_its_whole_time_is_a_timeout() -> None:
-    def slow(argv: Sequence[str], *, timeout_sec: float, success: None) -> process.Completed:
-        time.sleep(0.2)
-        return process.Completed(tuple(argv), 1, b"", "")
-
-    (result,) = Engine(prefix=no_prefix, run=slow).run(
-        [Check("c", ("x",), timeout_sec=0.1, attempts=1)], limit_sec=10
-    )
-    assert (result.result, result.detail) == (Result.TIMEOUT, "no answer within 0.1 s")
+def test_a_command_that_takes_too_long_is_a_timeout() -> None:
+    (result,) = run(replace(python("import time; time.sleep(60)"), timeout_sec=0.2))
+    assert (result.result, result.detail) == (Result.TIMEOUT, "no answer within 0.2 s")
 
 
-def test_the_deadline_cuts_the_time_of_an_attempt_and_ends_the_attempts() -> None:
-    now = [0.0]
-    limits = []
-
-    def clock() -> float:
-        return now[0]
-
-    def fail(argv: Sequence[str], *, timeout_sec: float, success: None) -> process.Completed:
-        limits.append(float(argv[0]))
-        now[0] += limits[-1]
-        return process.Completed(tuple(argv), 1, b"", "")
-
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-
-    engine = Engine(prefix=lambda check, attempt, limit: (str(limit),), run=fail, clock=clock, sleep=sleep)
-    (result,) = engine.run([Check("c", ("x",), timeout_sec=10, attempts=10, interval_sec=2)], limit_sec=30)
-    assert limits == [10, 10, 6]
-    assert (result.result, result.attempts, now[0]) == (Result.TIMEOUT, 3, 30)
+def test_the_deadline_cuts_the_time_of_an_attempt_and_ends_the_retries() -> None:
+    commands = Simulated()
+    check = Check("c", ("x",), timeout_sec=10, retries=9, interval_sec=2)
+    (result,) = commands.engine().run([check], limit_sec=30)
+    assert commands.limits == [10, 10, 6]
+    assert (result.result, result.attempts, commands.now) == (Result.TIMEOUT, 3, 30)
 
 
 def test_a_check_whose_deadline_is_over_is_skipped() -> None:
     (result,) = run(python("pass"), limit_sec=-1)
     assert (result.result, result.attempts) == (Result.SKIPPED, 0)
+    assert result.detail == "the deadline was over before it began"
 
 
 def test_checks_run_side_by_side_and_results_keep_their_order() -> None:
     meeting = threading.Barrier(3, timeout=10)
 
-    def meet(argv: Sequence[str], *, timeout_sec: float, success: None) -> process.Completed:
+    def meet(limit_sec: float) -> Outcome:
         meeting.wait()
-        return process.Completed(tuple(argv), 0, b"", "")
+        return Outcome(True, "")
 
-    checks = [Check(name, (name,)) for name in ("one", "two", "three")]
-    results = Engine(prefix=no_prefix, run=meet).run(checks, limit_sec=30)
+    results = run(*(Check(name, probe=meet) for name in ("one", "two", "three")))
     assert [(result.name, result.result) for result in results] == [
         ("one", Result.PASSED),
         ("two", Result.PASSED),
@@ -105,23 +112,133 @@ def test_checks_run_side_by_side_and_results_keep_their_order() -> None:
     ]
 
 
-def test_no_shell_and_no_variable_of_systemd_touches_the_command() -> None:
-    seen: list[Sequence[str]] = []
-
-    def note(argv: Sequence[str], *, timeout_sec: float, success: None) -> process.Completed:
-        seen.append(argv)
-        return process.Completed(tuple(argv), 0, b"", "")
-
-    Engine(prefix=no_prefix, run=note).run([Check("c", ("echo", "$HOME", "a;b", "*"))], limit_sec=9)
-    assert seen == [("echo", "$$HOME", "a;b", "*")]
+def test_a_built_in_check_tells_its_findings_and_has_no_unit() -> None:
+    (result,) = run(
+        Check("c", probe=probe(False, "One is missing.\nTwo is missing."), retries=1, interval_sec=0)
+    )
+    assert (result.result, result.attempts, result.unit) == (Result.FAILED, 2, "")
+    assert result.detail == "One is missing and 1 more"
+    assert result.output == "One is missing.\nTwo is missing."
 
 
-def test_each_attempt_is_a_transient_unit_with_limits() -> None:
-    argv = systemd_run(Check("api", ("x",)), 2, 7.5)
-    assert argv[0] == "systemd-run"
-    assert {"--quiet", "--wait", "--pipe", "--collect", "--unit=hypernet-check-api-2.service"} <= set(argv)
-    assert {"--property=RuntimeMaxSec=7.500s", "--property=ProtectSystem=strict"} <= set(argv)
-    assert argv[-1] == "--"
+def test_a_built_in_check_is_told_its_time_limit() -> None:
+    told = []
+
+    def note(limit_sec: float) -> Outcome:
+        told.append(limit_sec)
+        return Outcome(True, "")
+
+    run(Check("c", probe=note, timeout_sec=7))
+    assert told == [7]
+
+
+def test_a_built_in_check_that_hangs_does_not_hang_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.boot_health.engine._SLACK_SEC", 0.2)
+    never = threading.Event()
+
+    def hang(limit_sec: float) -> Outcome:
+        never.wait(60)
+        return Outcome(True, "")
+
+    begun = time.monotonic()
+    hung, other = run(Check("hung", probe=hang), Check("other", probe=probe(True)), limit_sec=0.2)
+    never.set()
+    assert time.monotonic() - begun < 10
+    assert (hung.result, hung.detail, other.result) == (Result.TIMEOUT, "it hangs", Result.PASSED)
+
+
+def test_a_fault_in_a_built_in_check_is_a_failed_check() -> None:
+    def broken(limit_sec: float) -> Outcome:
+        raise KeyError("x")
+
+    broke, other = run(Check("broke", probe=broken), Check("other", probe=probe(True)))
+    assert (broke.result, broke.detail, other.result) == (
+        Result.FAILED,
+        "internal error: KeyError('x')",
+        Result.PASSED,
+    )
+
+
+def test_a_check_waits_until_the_units_it_comes_after_are_no_longer_starting() -> None:
+    commands = LocalCommands(starting={"a.service": 2, "b.service": 1})
+    slept: list[float] = []
+    check = Check("c", ("true",), after=("a.service", "b.service"))
+    (result,) = Engine(commands=commands, sleep=slept.append).run([check], limit_sec=30)
+    assert (result.result, len(slept)) == (Result.PASSED, 3)
+
+
+def test_a_check_whose_units_do_not_come_up_before_the_deadline_is_skipped() -> None:
+    commands = Simulated(starting={"a.service": 1000})
+    check = Check("c", ("true",), after=("a.service",))
+    (result,) = commands.engine().run([check], limit_sec=5)
+    assert (result.result, result.attempts) == (Result.SKIPPED, 0)
+    assert result.detail == "a.service was still starting at the deadline"
+
+
+def test_what_all_checks_come_after_is_asked_for_once_and_not_by_each() -> None:
+    commands = LocalCommands(starting={"hypernet.target": 2})
+    checks = [Check(name, ("true",), retries=0) for name in ("a", "b", "c")]
+    engine = Engine(commands=commands, sleep=lambda _: None)
+    results = engine.run(checks, limit_sec=30, after=("hypernet.target",))
+    assert [result.result for result in results] == [Result.PASSED] * 3
+    assert commands.starting == {"hypernet.target": -1}  # asked three times in all
+
+
+def test_no_check_begins_when_what_all_come_after_is_not_up_before_the_deadline() -> None:
+    commands = Simulated(starting={"hypernet.target": 1000})
+    checks = [Check("a", ("true",)), Check("b", probe=probe(True), required=False)]
+    results = commands.engine().run(checks, limit_sec=5, after=("hypernet.target",))
+    assert commands.now == pytest.approx(5)
+    assert commands.units == []
+    assert [(each.name, each.required, each.result, each.detail) for each in results] == [
+        ("a", True, Result.SKIPPED, "hypernet.target was still starting at the deadline"),
+        ("b", False, Result.SKIPPED, "hypernet.target was still starting at the deadline"),
+    ]
+
+
+def test_each_attempt_has_a_unit_of_its_own_and_the_last_one_is_named() -> None:
+    commands = LocalCommands()
+    (result,) = Engine(commands=commands).run([python("exit(1)", retries=1)], limit_sec=30)
+    assert commands.units == ["hypernet-check-c-1.service", "hypernet-check-c-2.service"]
+    assert result.unit == "hypernet-check-c-2.service"
+
+
+def test_a_run_with_a_label_has_units_of_its_own() -> None:
+    commands = LocalCommands()
+    Engine(commands=commands, label="run:").run([python("pass")], limit_sec=30)
+    assert commands.units == ["hypernet-check-run:c-1.service"]
+
+
+@pytest.mark.parametrize("code", ["pass", "exit(1)"])
+def test_only_what_a_failed_command_said_is_worth_waiting_for_the_journal(code: str) -> None:
+    commands = LocalCommands()
+    Engine(commands=commands).run([python(code), Check("b", probe=probe(False), retries=0)], limit_sec=30)
+    assert commands.synced == [code != "pass"]
+
+
+def test_systemd_that_does_not_answer_fails_the_commands_and_only_those(sent: Journal) -> None:
+    checks = [Check("c", ("true",), after=("a.service",), retries=0), Check("b", probe=probe(True))]
+    command, builtin = Engine(commands=NoSystemd()).run(checks, limit_sec=30)
+    assert (command.result, builtin.result) == (Result.FAILED, Result.PASSED)
+    assert command.detail == "Cannot run hypernet-check-c-1.service: the system bus cannot be reached"
+
+
+def test_no_more_than_16_attempts_run_at_the_same_time() -> None:
+    lock, running, most = threading.Lock(), 0, 0
+
+    def count(limit_sec: float) -> Outcome:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.02)
+        with lock:
+            running -= 1
+        return Outcome(True, "")
+
+    results = run(*(Check(f"c{number}", probe=count) for number in range(64)))
+    assert all(result.result is Result.PASSED for result in results)
+    assert 1 < most <= 16
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.boot_health import failed_units, report
+from agents.boot_health import report
 from agents.boot_health.engine import CheckResult, Result
 from agents.boot_health.errors import ReportInvalid
 from agents.boot_health.report import Report
@@ -13,8 +13,10 @@ from agents.boot_health.verdict import State
 
 
 def test_a_report_that_was_written_is_read_back_unchanged(tmp_path: Path) -> None:
-    check = CheckResult("api", False, Result.TIMEOUT, 10.25, 2, 'a "b"\nä', "no answer within 5 s")
-    written = Report(State.DEGRADED, "Why.", "a" * 32, False, (check,))
+    check = CheckResult(
+        "api", False, Result.TIMEOUT, 10.25, 2, 'a "b"\nä', "no answer within 5 s", "x.service"
+    )
+    written = Report(State.DEGRADED, "Why.", "a" * 32, False, (check,), 1_700_000_000_000_000, 2)
     report.write(tmp_path / "health.json", written)
     assert report.read(tmp_path / "health.json") == written
 
@@ -35,18 +37,3 @@ def test_a_report_that_cannot_be_understood_is_an_error_with_a_next_step(tmp_pat
     (tmp_path / "health.json").write_text(text, encoding="utf-8")
     with pytest.raises(ReportInvalid, match="systemctl restart hypernet-boot-health"):
         report.read(tmp_path / "health.json")
-
-
-@pytest.mark.parametrize(
-    ("names", "status", "printed"),
-    [
-        ((), 0, ""),
-        (("b.service", "a.mount"), 1, "a.mount\nb.service\n"),
-        (("hypernet-check-api-1.service",), 0, ""),
-    ],
-)
-def test_failed_units_are_printed_without_the_checks_themselves(
-    capsys: pytest.CaptureFixture[str], names: tuple[str, ...], status: int, printed: str
-) -> None:
-    assert failed_units.run(lambda: names) == status
-    assert capsys.readouterr().out == printed

@@ -1,6 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# dracut module: the machine's identity (machine-id, host name) from the config partition, see dracut.modules(7).
+# dracut module: the machine's identity (machine-id, host name) from the config partition, and watchdogs, see
+# dracut.modules(7).
 
 check() {
     return 0
@@ -8,6 +9,12 @@ check() {
 
 depends() {
     echo systemd systemd-veritysetup fs-lib
+}
+
+installkernel() {
+    # Watchdogs, with the buses that some are found on: QEMU, Intel, AMD, HPE, ACPI, IPMI. A module that the kernel does
+    # not have is left out; udev loads those whose device is there.
+    hostonly='' instmods i6300esb iTCO_wdt lpc_ich i2c_i801 sp5100_tco hpwdt wdat_wdt ipmi_watchdog ipmi_si
 }
 
 install() {
