@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common import bus
@@ -12,14 +12,18 @@ from common.errors import NotRunning
 _CHANGE_TIMEOUT_SEC = 300.0
 """Calls that change something wait for a person who types a password (polkit) and for the disk."""
 
+_RUN_TIMEOUT_SEC = 600.0
+"""A health check has its own limits, and may be tried several times."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Agent:
-    """An agent's bus name (which is its interface, too), its object, and its unit."""
+    """An agent's bus name, its object, its unit, and the interface if that has another name."""
 
     name: str
     path: str
     unit: str
+    interface: str = ""
 
 
 _SLOT_MANAGER = _Agent(
@@ -54,6 +58,16 @@ class Agents:
         """Return all properties of boot health."""
         return await self._properties(_BOOT_HEALTH, _BOOT_HEALTH.path, _BOOT_HEALTH.name)
 
+    def health_changes(self) -> AbstractAsyncContextManager[bus.SignalQueue]:
+        """Collect the changed properties (PropertiesChanged) of boot health."""
+        return self._client.subscribe(_PROPERTIES, "PropertiesChanged", sender=_BOOT_HEALTH.name)
+
+    async def run_check(self, name: str) -> dict[str, Any]:
+        """Run a health check again and return its result."""
+        agent = _BOOT_HEALTH
+        (result,) = await self._change("Run", "s", name, agent=agent, timeout_sec=_RUN_TIMEOUT_SEC)
+        return dict(result)
+
     async def job(self, path: str) -> dict[str, Any]:
         """Return all properties of an install job."""
         return await self._properties(_SLOT_MANAGER, path, JOB)
@@ -74,7 +88,7 @@ class Agents:
 
     async def cancel(self, path: str) -> None:
         """Ask an install job to stop."""
-        await self._change("Cancel", path=path, interface=JOB)
+        await self._change("Cancel", agent=replace(_SLOT_MANAGER, path=path, interface=JOB))
 
     async def approve(self) -> None:
         """Approve the staged release."""
@@ -120,23 +134,23 @@ class Agents:
         member: str,
         signature: str = "",
         *arguments: Any,
-        path: str = _SLOT_MANAGER.path,
-        interface: str = _SLOT_MANAGER.name,
+        agent: _Agent = _SLOT_MANAGER,
+        timeout_sec: float = _CHANGE_TIMEOUT_SEC,
     ) -> tuple[Any, ...]:
-        """Call a method of the slot manager that polkit guards, and let polkit ask the user."""
+        """Call a method that polkit guards, and let polkit ask the user."""
         try:
             return await self._client.call(
-                _SLOT_MANAGER.name,
-                path,
-                interface,
+                agent.name,
+                agent.path,
+                agent.interface or agent.name,
                 member,
                 signature,
                 *arguments,
-                timeout_sec=_CHANGE_TIMEOUT_SEC,
+                timeout_sec=timeout_sec,
                 interactive=True,
             )
         except NotRunning as error:
-            raise _not_running(_SLOT_MANAGER, error) from error
+            raise _not_running(agent, error) from error
 
 
 def _not_running(agent: _Agent, error: NotRunning) -> NotRunning:

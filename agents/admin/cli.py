@@ -59,6 +59,10 @@ class Options:
     """"good" or "bad" (`mark`)."""
     slot: str = ""
     """"a", "b", "booted" or "other" (`mark`); "a", "b" or empty (`update`)."""
+    watch: bool = False
+    """Show every change, too (`health`)."""
+    run: str = ""
+    """Name of a check to be run again (`health`); empty for none."""
     release: str = ""
     """Version that may be installed again, or ALL_RELEASES; empty to list them (`denied`)."""
 
@@ -91,6 +95,8 @@ def parse(argv: Sequence[str]) -> Options:
         reboot=values.get("reboot", False),
         mark=values.get("mark", ""),
         slot=values.get("slot") or "",
+        watch=values.get("watch", False),
+        run=values.get("run") or "",
         release=ALL_RELEASES if values.get("all") else values.get("release") or "",
     )
     if options.mark == "good" and options.reason:
@@ -148,7 +154,10 @@ def _parser() -> _Parser:
     )
     verb("slots", "show one line for each slot")
     verb("log", "show the last changes of the slots and their reasons")
-    verb("health", "show the verdict on this boot and the checks behind it")
+    health = verb("health", "show the verdict on this boot and the checks behind it")
+    one = health.add_mutually_exclusive_group()
+    one.add_argument("--watch", action="store_true", help="show every change, too, until Ctrl-C")
+    one.add_argument("--run", metavar="NAME", type=_check, help="run this check again and show its result")
     _add_update(verb("update", "install a signed image into the slot that is not running"))
     verb("approve", "approve the staged release; it still has to be armed")
     arm = verb("arm", "let the next boot try the staged release")
@@ -243,6 +252,14 @@ def _version(text: str) -> str:
     """Check a VERSION; the words that the bus knows are no versions."""
     if not text.strip() or not text.isprintable() or text == ALL_RELEASES:
         raise argparse.ArgumentTypeError(f"'{text}' is not a version; for every release say --all")
+
+    return text.strip()
+
+
+def _check(text: str) -> str:
+    """Check the NAME of a health check; the agent knows which there are."""
+    if not text.strip() or not text.isprintable():
+        raise argparse.ArgumentTypeError("the name of the check is empty or not printable")
 
     return text.strip()
 

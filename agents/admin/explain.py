@@ -108,9 +108,19 @@ def health_line(health: Health) -> str:
         line += f": {health.reason}"
     elif failed and health.state != "healthy":
         line += f": failed checks: {', '.join(failed)}"
+    elif health.state == "checking" and health.deadline_usec:
+        line += f", until {text.timestamp(health.deadline_usec)} at the latest"
     if health.trial:
         line += " (this boot is a trial)"
     return line
+
+
+def failures_line(health: Health) -> str:
+    """Return how many boots in a row were not good; empty if the last one was."""
+    count = health.consecutive_failures
+    if health.state == "checking":  # this boot is not counted yet
+        return f"{count} in a row before this one" if count else ""
+    return f"{count} in a row, this one included" if count > 1 else "this one" if count else ""
 
 
 def judge(slots: Slots, health: Health) -> Verdict:

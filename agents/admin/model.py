@@ -193,6 +193,8 @@ class Check(_Message):
     duration_sec: float = 0.0
     attempts: int = 0
     output: str = ""
+    unit: str = ""
+    """Its journal has the whole output; empty for a check without a unit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +205,9 @@ class Health(_Message):
     reason: str = ""
     trial: bool = False
     checks: tuple[Check, ...] = field(default=(), metadata=_each(Check))
+    deadline_usec: int = _key("deadline", 0)
+    """When the verdict is due, microseconds since 1970 UTC; 0 when unknown."""
+    consecutive_failures: int = 0
 
 
 def json_keys(values: Properties) -> dict[str, Any]:

@@ -10,7 +10,7 @@ _OUTPUT_LINES = 5
 """How many lines of a failed check's output are shown: the last ones, where the error usually is."""
 
 
-def status(slots: Slots, health_line: str) -> str:
+def status(slots: Slots, health_line: str, failures_line: str = "") -> str:
     """Return the text of `hypernet-admin status`: slots, releases, then what holds for the machine."""
     blocks = [_slot_block(slot, slots) for slot in slots.slots]
     if slots.releases:
@@ -32,6 +32,8 @@ def status(slots: Slots, health_line: str) -> str:
     if slots.last_error:
         summary.append(("Last error", slots.last_error))
     summary.append(("Health", health_line))
+    if failures_line:
+        summary.append(("Failed boots", failures_line))
     blocks.append(text.fields(summary))
     return "\n\n".join(blocks) + "\n"
 
@@ -73,16 +75,30 @@ def denied(releases: Iterable[Release]) -> str:
 def health(verdict: Health) -> str:
     """Return the text of `hypernet-admin health`: the verdict, then one line for each check."""
     output = f"Health: {text.clean(explain.health_line(verdict))}\n"
+    if failures := explain.failures_line(verdict):
+        output += f"Failed boots: {failures}\n"
     if verdict.checks:
         rows = [("CHECK", "KIND", "RESULT", "TIME", "ATTEMPTS"), *map(_check_row, verdict.checks)]
         output += "\n" + text.table(rows)
     for check in verdict.checks:
         if check.result in ("failed", "timeout") and check.output.strip():
-            lines = check.output.strip().splitlines()[-_OUTPUT_LINES:]
             output += f"\nLast output of {text.clean(check.name)}:\n"
-            output += "".join(f"  {text.clean(line)}\n" for line in lines)
+            output += _lines(check.output.strip().splitlines()[-_OUTPUT_LINES:])
+            if check.unit:
+                output += f"All of it: journalctl -b -u {text.clean(check.unit)}\n"
 
     return output
+
+
+def check(result: Check) -> str:
+    """Return the text of `hypernet-admin health --run`: how the check ended, and its output."""
+    attempts = text.count(result.attempts, "attempt", "attempts")
+    how = f"{text.clean(result.result)} ({result.duration_sec:.1f} s, {attempts})"
+    return f"Check {text.clean(result.name)}: {how}\n{_lines(result.output.strip().splitlines())}"
+
+
+def _lines(lines: Iterable[str]) -> str:
+    return "".join(f"  {text.clean(line)}\n" for line in lines)
 
 
 def _slot_block(slot: Slot, slots: Slots) -> str:

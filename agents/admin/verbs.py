@@ -9,11 +9,12 @@ from agents.admin import explain, render
 from agents.admin.bus import Agents
 from agents.admin.cli import ALL_RELEASES, Options
 from agents.admin.explain import Verdict
+from agents.admin.health import health
 from agents.admin.model import Health, Slots, json_keys
 from agents.admin.output import print_json
 from agents.admin.update import update
 from common import bus
-from common.errors import ERROR_PREFIX, EXIT_STATUS_BY_NAME, AgentError
+from common.errors import ERROR_PREFIX, AgentError
 
 _DEFAULT_REASON = "marked bad by an administrator"
 
@@ -39,27 +40,28 @@ async def _ask(options: Options, out: TextIO) -> int:
 async def _status(agents: Agents, options: Options, out: TextIO) -> int:
     properties = await agents.slots()
     slots = Slots.from_bus(properties)
-    health: dict[str, Any] = {}
+    answer: dict[str, Any] = {}
     failure: AgentError | None = None
     try:
-        health = await agents.health()
+        answer = await agents.health()
     except AgentError as error:
         failure = error  # the slots can be shown all the same
         verdict = Verdict(error.dbus_name.removeprefix(ERROR_PREFIX), str(error))
     else:
-        verdict = explain.judge(slots, Health.from_bus(health))
+        verdict = explain.judge(slots, Health.from_bus(answer))
 
     if options.json.enabled:
         judged = {"exit_status": verdict.exit_status, "name": verdict.name, "message": verdict.message}
         values = json_keys(properties) | {
-            "health": json_keys(health) if health else None,
+            "health": json_keys(answer) if answer else None,
             "next_boot": explain.next_boot(slots),
             "check": judged,
         }
         print_json(values, options.json, out)
     elif not options.check:
-        line = f"unknown: {failure}" if failure else explain.health_line(Health.from_bus(health))
-        out.write(render.status(slots, line))
+        known = Health.from_bus(answer)
+        line = f"unknown: {failure}" if failure else explain.health_line(known)
+        out.write(render.status(slots, line, explain.failures_line(known)))
     elif failure is None:
         print(verdict.message, file=out)
     if options.check and failure is not None:
@@ -83,16 +85,6 @@ async def _log(agents: Agents, options: Options, out: TextIO) -> int:
     else:
         out.write(render.log(Slots.from_bus(properties).transitions))
     return 0
-
-
-async def _health(agents: Agents, options: Options, out: TextIO) -> int:
-    properties = await agents.health()
-    health = Health.from_bus(properties)
-    if options.json.enabled:
-        print_json(json_keys(properties), options.json, out)
-    else:
-        out.write(render.health(health))
-    return 0 if health.state == "healthy" else EXIT_STATUS_BY_NAME["Unhealthy"]
 
 
 async def _approve(agents: Agents, options: Options, out: TextIO) -> int:
@@ -182,7 +174,7 @@ _VERBS: dict[str, Verb] = {
     "status": _status,
     "slots": _slots,
     "log": _log,
-    "health": _health,
+    "health": health,
     "update": update,
     "approve": _approve,
     "arm": _arm,

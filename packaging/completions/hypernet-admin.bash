@@ -10,7 +10,7 @@ _hypernet_admin() {
     for ((index = 1; index < cword; index++)); do
         word=${words[index]}
         case ${words[index - 1]} in
-            --image | --reason | --slot | --keys) continue ;;
+            --image | --reason | --slot | --keys | --run) continue ;;
         esac
         case $word in
             -*) ;;
@@ -37,6 +37,12 @@ _hypernet_admin() {
             mapfile -t COMPREPLY < <(compgen -W 'a b' -- "$cur")
             return
             ;;
+        --run)
+            # The lines of the table of checks; the first column is the name.
+            mapfile -t COMPREPLY < <(compgen -W "$(hypernet-admin health 2>/dev/null |
+                awk '$2 == "required" || $2 == "wanted" { print $1 }')" -- "$cur")
+            return
+            ;;
         --reason)
             return
             ;;
@@ -49,6 +55,7 @@ _hypernet_admin() {
             candidates=(status slots log health update approve arm disarm rollback mark denied verify info)
             ;;
         status) options+=(--check) ;;
+        health) options+=(--watch --run) ;;
         update) options+=(--image --dry-run --allow-downgrade --stage-only --reboot --slot) ;;
         arm) options+=(--reboot) ;;
         rollback) options+=(--reason --reboot) ;;

@@ -3,8 +3,9 @@
 
 SCRIPT is a JSON file: "slots" and "health" are property values, "refuse" maps a method to an error's name
 and sentence, "job" is the list of property changes that an install goes through, "stage_sec" apart, "after"
-maps a method to slot property values that hold once it was called. Each method call is appended to a file
-beside it, with the suffix .calls, as one line of JSON.
+maps a method to slot property values that hold once it was called, "verdicts" are the property changes of
+boot health that follow the first question, "result" is that of a check. Each method call is appended to a
+file beside it, with the suffix .calls, as one line of JSON.
 """
 
 import asyncio
@@ -197,7 +198,9 @@ class BootHealth(bus.Interface):
 
     def __init__(self, script: Script) -> None:
         super().__init__()
+        self._script = script
         self._health = script.values["health"]
+        self._task: asyncio.Task[None] | None = None
 
     @bus.prop("State", "s")
     def state(self) -> str:
@@ -209,7 +212,25 @@ class BootHealth(bus.Interface):
 
     @bus.prop("Checks", "aa{sv}")
     def checks(self) -> list[dict[str, Any]]:
+        # Whoever has asked is told of what comes next.
+        if self._task is None and "verdicts" in self._script.values:
+            self._task = asyncio.get_running_loop().create_task(self._change())
         return list(self._health["Checks"])
+
+    @bus.prop("ConsecutiveFailures", "u")
+    def consecutive_failures(self) -> int:
+        return int(self._health.get("ConsecutiveFailures", 0))
+
+    async def _change(self) -> None:
+        for verdict in self._script.values["verdicts"]:
+            await asyncio.sleep(0.1)
+            self._health |= verdict
+            self.changed(*verdict)
+
+    @bus.method("Run", "s", "a{sv}")
+    def run(self, name: str) -> dict[str, Any]:
+        self._script.called("Run", name)
+        return dict(self._script.values["result"])
 
 
 async def main(which: str, script: Script) -> int:

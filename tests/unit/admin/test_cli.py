@@ -160,3 +160,16 @@ def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for verb in VERBS:
         assert f"\n    {verb} " in text
+
+
+def test_health_is_watched_or_a_check_is_run_but_not_both() -> None:
+    assert cli.parse(["health", "--watch"]) == Options("health", watch=True)
+    assert cli.parse(["health", "--run=mounts"]) == Options("health", run="mounts")
+    with pytest.raises(InvalidArgument, match="not allowed with"):
+        cli.parse(["health", "--watch", "--run=mounts"])
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb"])
+def test_name_of_a_check_is_a_printable_word(name: str) -> None:
+    with pytest.raises(InvalidArgument, match="name of the check"):
+        cli.parse(["health", f"--run={name}"])

@@ -48,13 +48,16 @@ def need(program: str) -> None:
         pytest.skip(f"{program} or bash-completion is not installed")
 
 
-def bash(folder: Path, *words: str, denied: str = "") -> set[str]:
-    """Return what bash offers for the last of `words`; files are those of `folder`."""
+def bash(folder: Path, *words: str, said: str = "") -> set[str]:
+    """Return what bash offers for the last of `words`; files are those of `folder`.
+
+    said: what hypernet-admin prints.
+    """
     need("bash")
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
     command = programs / "hypernet-admin"
-    command.write_text(f"#!/bin/sh\ncat <<'END'\n{denied}END\n")
+    command.write_text(f"#!/bin/sh\ncat <<'END'\n{said}END\n")
     command.chmod(0o755)
     result = subprocess.run(
         ["bash", "--norc", "-c", BASH, "bash", str(FOLDER / "hypernet-admin.bash"), *words],
@@ -143,7 +146,17 @@ def test_bash_offers_what_may_follow(words: str, offered: str, tmp_path: Path) -
 def test_bash_offers_the_versions_that_are_denied(tmp_path: Path) -> None:
     denied = "VERSION  SINCE  REASON\n0.2.0    -      no network\n0.3.0    -      panic\n"
 
-    assert bash(tmp_path, "denied", "clear", "", denied=denied) == {"0.2.0", "0.3.0"}
+    assert bash(tmp_path, "denied", "clear", "", said=denied) == {"0.2.0", "0.3.0"}
+
+
+def test_bash_offers_the_names_of_the_checks(tmp_path: Path) -> None:
+    said = (
+        "Health: degraded: Check failed: net (no answer).\n\nCHECK   KIND      RESULT  TIME   ATTEMPTS\n"
+        "mounts  required  passed  0.1 s  1\nnet     wanted    failed  9.0 s  3\n"
+        "\nLast output of net:\n  no\n"
+    )
+
+    assert bash(tmp_path, "health", "--run", "", said=said) == {"mounts", "net"}
 
 
 @pytest.mark.parametrize("words", [["update", "--image"], ["verify"], ["info"]], ids=" ".join)

@@ -99,6 +99,10 @@ def test_empty_dictionary_means_that_nothing_was_rolled_back() -> None:
             "the checks of this boot are still running (this boot is a trial)",
         ),
         (
+            Health("checking", deadline_usec=1_800_000_000_000_000),
+            "the checks of this boot are still running, until Fri 2027-01-15 08:00:00 UTC at the latest",
+        ),
+        (
             Health("failed", checks=(Check("api", True, "timeout", 300.0, 7, ""),)),
             "failed: failed checks: api",
         ),
@@ -106,6 +110,16 @@ def test_empty_dictionary_means_that_nothing_was_rolled_back() -> None:
 )
 def test_health_is_one_line(health: Health, line: str) -> None:
     assert explain.health_line(health) == line
+
+
+@pytest.mark.parametrize(("count", "line"), [(0, ""), (1, "this one"), (3, "3 in a row, this one included")])
+def test_failed_boots_in_a_row_are_counted_in_words(count: int, line: str) -> None:
+    assert explain.failures_line(Health("degraded", consecutive_failures=count)) == line
+
+
+@pytest.mark.parametrize(("count", "line"), [(0, ""), (1, "1 in a row before this one")])
+def test_while_the_checks_run_this_boot_is_not_among_the_failed_ones(count: int, line: str) -> None:
+    assert explain.failures_line(Health("checking", consecutive_failures=count)) == line
 
 
 @pytest.mark.parametrize(

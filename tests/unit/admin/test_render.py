@@ -223,6 +223,29 @@ def test_health_lists_each_check_and_the_end_of_a_failed_checks_output() -> None
     )
 
 
+def test_health_names_the_journal_of_a_failed_checks_unit_and_the_failed_boots() -> None:
+    check = Check("net", True, "failed", 1.0, 1, "no route", "hypernet-check-net-1.service")
+
+    text = render.health(Health("degraded", "no net", False, (check,), consecutive_failures=2))
+
+    assert text.startswith("Health: degraded: no net\nFailed boots: 2 in a row, this one included\n\n")
+    assert text.endswith("  no route\nAll of it: journalctl -b -u hypernet-check-net-1.service\n")
+
+
+def test_single_check_is_shown_with_all_of_its_output() -> None:
+    result = Check("net", True, "failed", 1.25, 2, "\n".join("abcdefg"))
+
+    assert render.check(result) == "Check net: failed (1.2 s, 2 attempts)\n" + "".join(
+        f"  {letter}\n" for letter in "abcdefg"
+    )
+
+
+def test_status_shows_the_failed_boots_below_the_health() -> None:
+    text = render.status(slots(), "degraded: no net", "2 in a row, this one included")
+
+    assert text.endswith("Health: degraded: no net\n   Failed boots: 2 in a row, this one included\n")
+
+
 def test_output_of_a_check_cannot_steer_the_terminal() -> None:
     check = Check("net", True, "failed", 1.0, 1, "\x1b[2Jgone")
 

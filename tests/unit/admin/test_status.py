@@ -50,7 +50,10 @@ def test_status_in_json_has_the_properties_and_the_health(lab: Lab) -> None:
     values = json.loads(result.stdout)
     assert result.stdout.count("\n") == 1
     assert (values["booted_slot"], values["slots"][1]["version"]) == ("a", "0.2.0")
-    assert values["health"] == {"state": "healthy", "reason": "", "checks": []}
+    assert values["health"] == {
+        **{"state": "healthy", "reason": ""},
+        **{"checks": [], "consecutive_failures": 0},
+    }
     assert values["next_boot"] == "starts slot a (version 0.1.0) again"
     assert values["check"]["name"] == "RebootNeeded"
 
@@ -125,7 +128,8 @@ def test_health_in_json_is_pretty_when_nothing_else_is_asked_for(lab: Lab) -> No
     result = lab.admin("--json", "health")
 
     assert result.stdout == (
-        '{\n    "format": 1,\n    "state": "healthy",\n    "reason": "",\n    "checks": []\n}\n'
+        '{\n    "format": 1,\n    "state": "healthy",\n    "reason": "",\n    "checks": [],\n'
+        '    "consecutive_failures": 0\n}\n'
     )
 
 
