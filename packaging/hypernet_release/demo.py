@@ -22,7 +22,7 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _WORK = _REPOSITORY / "build/demo"
 _BOOT_SEC = 300.0
 _BACK_SEC = 900.0
-_BROKEN_CHECK = "health_checks:\n  - name: application\n    command: /bin/false\n    attempts: 1\n"
+_BROKEN_CHECK = "health_checks:\n  - name: application\n    command: /bin/false\n    retries: 0\n"
 _NEXT = """
     What to try next:
       packaging/demo --shell         the same machine, with a login on this terminal (Ctrl-A X ends it)
