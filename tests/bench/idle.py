@@ -22,7 +22,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 from agents.slot_manager.properties import NAME
-from agents.slot_manager.service import IDLE_EXIT_SEC, PATH
+from agents.slot_manager.service import JOB_IDLE_EXIT_SEC, PATH
 from common import bus
 from tests.bench.contestants import Rauc
 from tests.bench.peers import machine_text
@@ -99,14 +99,14 @@ async def observe(machine: Place, release: Release, rauc: Rauc, rounds: int) -> 
             assert result[0] == "done", result
             peak = service.memory_mib("VmHWM")
         begin = time.perf_counter()
-        status = await asyncio.to_thread(service.process.wait, IDLE_EXIT_SEC + START_SEC)
+        status = await asyncio.to_thread(service.process.wait, JOB_IDLE_EXIT_SEC + START_SEC)
         assert status == 0, f"the service ended with status {status}"
         gone = time.perf_counter() - begin
     answer, their_answer, command = map(statistics.median, (own, theirs, commands))
     print("\n| the service | found | wanted | |\n|---|---|---|---|")
     row("peak memory of an install", f"{peak:.1f} MiB in {took:.2f} s", f"< {PEAK_MIB} MiB", peak < PEAK_MIB)
     row("memory after its start", f"{calm:.1f} MiB", "", None)
-    row("memory when idle", f"0: exits after {gone:.0f} s", f"{IDLE_EXIT_SEC:.0f} s", True)
+    row("memory when idle", f"0: exits after {gone:.0f} s", f"{JOB_IDLE_EXIT_SEC:.0f} s", True)
     text = f"{answer * 1000:.2f} ms, {answer / command:.2f} of 'rauc status' ({command * 1000:.1f} ms)"
     row("D-Bus GetAll", text, f"< {ROUND_TRIP}", answer < ROUND_TRIP * command)
     row("RAUC's GetSlotStatus, same client", f"{their_answer * 1000:.2f} ms", "", None)

@@ -11,7 +11,7 @@ from tests.integration.machine import Machine
 from tests.integration.root_tree import ADMIN
 
 Call = tuple[str, str, str, str, list[object]]
-"""Object path, interface, method, signature and arguments of a call to the slot manager.
+"""Object path, interface, method, signature and arguments of a call. The path begins with the service.
 
 Names of files stand for file descriptors, which come first.
 """
@@ -59,8 +59,9 @@ async def main(password, calls):
         for path, interface, member, signature, arguments in calls:
             files = signature.count("h")
             arguments[:files] = [os.open(name, os.O_RDONLY) for name in arguments[:files]]
+            service = ".".join(path.split("/")[1:4])
             try:
-                await client.call("io.hypernet.SlotManager1", path, interface, member, signature, *arguments,
+                await client.call(service, path, interface, member, signature, *arguments,
                                   interactive=interactive, timeout_sec=60)
                 results.append("called")
             except AgentError as error:

@@ -96,9 +96,17 @@ class Machine:
         """
         self.start()
         deadline = time.monotonic() + timeout_sec
-        self._wait_until_ready(deadline)
+        self._listen(deadline, "READY=1")
         # A failed job may have started another one (OnFailure=) after systemd was ready.
         while self.output("systemctl", "list-jobs", "--no-legend") and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def enter(self, *, timeout_sec: float = 30) -> None:
+        """Wait until programs can be run in a machine that was started; its boot goes on."""
+        deadline = time.monotonic() + timeout_sec
+        self._listen(deadline, "X_NSPAWN_LEADER_PID=")
+        while self.run("systemctl", "is-active", "dbus.socket").returncode:
+            assert time.monotonic() < deadline, self._end_of_console()
             time.sleep(0.05)
 
     def start(self) -> None:
@@ -168,7 +176,8 @@ class Machine:
             f"--bind={self.efi}:/efi",
         ]
 
-    def _wait_until_ready(self, deadline: float) -> None:
+    def _listen(self, deadline: float, awaited: str) -> None:
+        """Listen to what systemd-nspawn and the systemd in it notify until a line begins like that."""
         assert self._notify is not None
         while (left := deadline - time.monotonic()) > 0:
             self._notify.settimeout(left)
@@ -180,7 +189,9 @@ class Machine:
                 key, _, value = line.partition("=")
                 if key == "X_NSPAWN_LEADER_PID":
                     self._leader = int(value)
-            if "READY=1" in lines:
+            if any(line.startswith(awaited) for line in lines):
+                # systemd tells about jobs that take long, and would hang as soon as nobody reads it.
+                self._notify.close()
                 return
         raise AssertionError(f"The machine did not boot in time:\n{self._end_of_console()}")
 

@@ -22,8 +22,8 @@ ADMIN = "carol"
 ADMIN_ID = 1235
 PASSWORD = "correct horse"
 
-# libglib2.0-bin has gdbus, a client that knows nothing of us.
-_BASE_PACKAGES = ("dbus", "libglib2.0-bin", "procps", "systemd", "systemd-sysv")
+# libglib2.0-bin has gdbus, a client that knows nothing of us; msmtp-mta is a mail system for the alerter.
+_BASE_PACKAGES = ("dbus", "libglib2.0-bin", "msmtp-mta", "procps", "systemd", "systemd-sysv")
 
 
 def build_packages(out: Path, *, top: Path = TOP) -> None:

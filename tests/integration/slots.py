@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +34,21 @@ EPOCH = 1_750_000_000
 
 _ENTRY = re.compile(r"hypernet_(\d+)\.(\d+)\.(\d+)(?:\+(\d+)(?:-(\d+))?)?\.efi")
 
-UNITS = ("hypernet-slot-manager", "hypernet-slot-manager-attempt", "hypernet-bless")
-"""The units that look at the slots."""
+_LOOK_AT_SLOTS = ("hypernet-slot-manager", "hypernet-slot-manager-attempt", "hypernet-bless")
+_COUNT_BOOTS = ("hypernet-slot-manager-attempt", "hypernet-boot-health", "hypernet-boot-failed")
+UNITS = tuple(sorted({*_LOOK_AT_SLOTS, *_COUNT_BOOTS}))
+"""The units that see a machine of these tests in place of the real one."""
 
-_DROP_IN = """[Service]
+_TOPOLOGY = """[Unit]
+RequiresMountsFor=/config
+[Service]
 Environment=HYPERNET_TOPOLOGY=/config/topology.json
 ReadWritePaths=/config
+"""
+
+# A service in a sandbox sees the boot id of the host, which is the same in each boot of a container.
+_BOOT_ID = """[Service]
+BindReadOnlyPaths=/config/boot_id:/proc/sys/kernel/random/boot_id
 """
 
 
@@ -161,6 +171,7 @@ class SlotDisk:
         match = _ENTRY.fullmatch(name)
         assert match is not None
         started = name
+        (self._config / "boot_id").write_text(f"{uuid.uuid4()}\n")
         self._set("LoaderInfo", "systemd-boot 252.39")
         self._set("LoaderEntrySelected", name)
         (self._variables / f"LoaderBootCountPath-{LOADER_VENDOR}").unlink(missing_ok=True)
@@ -204,10 +215,14 @@ def _noise(version: str) -> bytes:
 
 def use_topology(root: Path) -> None:
     """Let the agents of the machine with this root tree look at the topology file instead of at sysfs."""
-    for unit in UNITS:
-        folder = root / f"etc/systemd/system/{unit}.service.d"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "test.conf").write_text(_DROP_IN)
+    for units, name, text in (
+        (_LOOK_AT_SLOTS, "topology.conf", _TOPOLOGY),
+        (_COUNT_BOOTS, "boot-id.conf", _BOOT_ID),
+    ):
+        for unit in units:
+            folder = root / f"etc/systemd/system/{unit}.service.d"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
 
 
 def _order(name: str) -> tuple[bool, tuple[int, ...]]:

@@ -14,6 +14,8 @@ from tests.integration.slots import SlotDisk
 
 NAME = "io.hypernet.SlotManager1"
 PATH = "/io/hypernet/SlotManager1"
+HEALTH = "io.hypernet.BootHealth1"
+HEALTH_PATH = "/io/hypernet/BootHealth1"
 NOT_PERMITTED = "io.hypernet.Error.NotPermitted"
 
 NOTHING = "/config/missing.img"
@@ -32,7 +34,9 @@ METHODS: dict[str, Call] = {
     "Rollback": (PATH, NAME, "Rollback", "a{sv}", [{}]),
     "MarkGood": (PATH, NAME, "MarkGood", "s", ["other"]),
     "MarkBad": (PATH, NAME, "MarkBad", "ss", ["other", "a test"]),
+    "Rearm": (PATH, NAME, "Rearm", "", []),
     "Cancel": (f"{PATH}/job/1", f"{NAME}.Job", "Cancel", "", []),
+    "Run": (HEALTH_PATH, HEALTH, "Run", "s", ["nothing"]),
 }
 """A call of each method that changes something. None of them finds anything to change."""
 
@@ -48,6 +52,8 @@ READING: dict[str, Call] = {
         "s",
         [f"{NAME}.Job"],
     ),
+    "Get of health": (HEALTH_PATH, "org.freedesktop.DBus.Properties", "Get", "ss", [HEALTH, "State"]),
+    "GetAll of health": (HEALTH_PATH, "org.freedesktop.DBus.Properties", "GetAll", "s", [HEALTH]),
 }
 
 # Caller: user, password that is typed when polkit asks, whether polkit runs, whether changes are allowed.
@@ -119,7 +125,7 @@ def test_everyone_may_read(results: dict[str, dict[str, str]], caller: str, meth
 def test_the_table_has_every_method_that_is_documented(healthy: Machine) -> None:
     documented = {
         member.split()[1]
-        for interface in (NAME, f"{NAME}.Job")
+        for interface in (NAME, f"{NAME}.Job", HEALTH)
         for member in interfaces.documented(interface)
         if member.startswith("method ")
     }
@@ -129,7 +135,8 @@ def test_the_table_has_every_method_that_is_documented(healthy: Machine) -> None
 def test_polkit_knows_every_action(healthy: Machine) -> None:
     actions = ("install", "downgrade", "arm", "clear-denied", "rollback", "mark")
 
-    assert {f"{NAME}.{action}" for action in actions} <= set(healthy.output("pkaction").splitlines())
+    ours = {f"{HEALTH}.run", *(f"{NAME}.{action}" for action in actions)}
+    assert ours <= set(healthy.output("pkaction").splitlines())
 
 
 @pytest.mark.parametrize(

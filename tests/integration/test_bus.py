@@ -68,7 +68,13 @@ def test_plain_user_may_read_every_property(healthy: Machine, name: str) -> None
 
 @pytest.mark.parametrize(
     "verb",
-    [["update", "--image=/config/new.img"], ["rollback"], ["mark", "good", "other"], ["mark", "bad", "a"]],
+    [
+        ["update", "--image=/config/new.img"],
+        ["rollback"],
+        ["mark", "good", "other"],
+        ["mark", "bad", "a"],
+        ["health", "--run=mounts"],
+    ],
     ids=" ".join,
 )
 def test_admin_tells_a_plain_user_that_it_is_not_permitted(healthy: Machine, verb: list[str]) -> None:

@@ -3,13 +3,14 @@
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
 from agents.slot_manager import messages
+from tests.integration import listeners
+from tests.integration.listeners import CLIENTS, Heard
 from tests.integration.machine import Machine
 from tests.integration.server import NAME, PATH, Server
 from tests.integration.slots import ReleaseMaker, SlotDisk
@@ -69,21 +70,21 @@ def hook(server: Server, command: str) -> Iterator[None]:
         server.remove_unit("hook.service")
 
 
+@pytest.fixture(scope="module")
+def seen() -> Heard:
+    """All signals that were heard in these tests."""
+    return Heard()
+
+
 @contextmanager
-def watching(server: Server) -> Iterator[list[str]]:
+def watching(server: Server, seen: Heard) -> Iterator[list[str]]:
     """Collect the lines that gdbus prints of the slot manager's signals while the context lasts."""
-    server.machine.output("touch", "/run/watched")
-    unit = ("systemd-run", "--quiet", "--unit=watch", "--property=StandardOutput=file:/run/watched")
-    server.machine.output(*unit, "gdbus", "monitor", "--system", "--dest", NAME)
-    while "The name" not in server.machine.output("cat", "/run/watched"):
-        time.sleep(0.05)
     lines: list[str] = []
-    try:
+    with listeners.listening(server.machine, NAME) as heard:
         yield lines
-    finally:
-        time.sleep(0.3)
-        lines += server.machine.output("cat", "/run/watched").splitlines()
-        server.machine.output("systemctl", "stop", "watch.service")
+    lines += [text for _, text in heard.gdbus]
+    seen.busctl += heard.busctl
+    seen.gdbus += heard.gdbus
 
 
 def entries(server: Server, message_id: str) -> list[dict[str, str]]:
@@ -96,10 +97,10 @@ def entries(server: Server, message_id: str) -> list[dict[str, str]]:
 # Each test goes on where the one before it ended.
 
 
-def test_dry_run_says_what_would_be_installed_and_writes_nothing(server: Server) -> None:
+def test_dry_run_says_what_would_be_installed_and_writes_nothing(server: Server, seen: Heard) -> None:
     before = server.disk.entries()
 
-    with watching(server) as lines:
+    with watching(server, seen) as lines:
         job = install(server, "0.2.0", "{'dry-run': <true>}")
         server.wait_for(job, "done")
 
@@ -109,9 +110,20 @@ def test_dry_run_says_what_would_be_installed_and_writes_nothing(server: Server)
     assert (server.disk.entries(), slot(server, "b")["state"]) == (before, "empty")
 
 
-def test_failed_unit_of_the_preparations_stops_the_update_and_is_named(server: Server) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("interface", [NAME, JOB])
+def test_every_property_can_be_read_and_has_its_type(server: Server, interface: str, client: str) -> None:
+    known = listeners.documented(interface, "property")
+    path = PATH if interface == NAME else f"{PATH}/job/1"
+
+    found = {name: listeners.read(server.machine, client, path, interface, name)[0] for name in known}
+
+    assert found == known
+
+
+def test_failed_unit_of_the_preparations_stops_the_update_and_is_named(server: Server, seen: Heard) -> None:
     before = server.disk.entries()
-    with hook(server, "/bin/false"):
+    with hook(server, "/bin/false"), watching(server, seen):
         job = install(server, "0.2.0")
         server.wait_for(job, "failed")
 
@@ -171,14 +183,14 @@ def test_preparations_run_before_the_first_write_of_each_update(server: Server) 
     assert rest, "the second update has not run them again"
 
 
-def test_staged_release_waits_until_it_is_approved_and_armed(server: Server) -> None:
+def test_staged_release_waits_until_it_is_approved_and_armed(server: Server, seen: Heard) -> None:
     assert (slot(server, "b")["state"], server.property("DefaultSlot")) == ("staged", "a")
 
     gdbus(server, "Approve")
     assert (slot(server, "b")["state"], slot(server, "b")["approved"]) == ("approved", True)
     assert server.reboot() == "a"
 
-    with watching(server) as lines:
+    with watching(server, seen) as lines:
         gdbus(server, "Arm", "{}")
         assert (slot(server, "b")["state"], server.property("DefaultSlot")) == ("armed", "b")
         busctl(server, "Disarm")
@@ -188,11 +200,12 @@ def test_staged_release_waits_until_it_is_approved_and_armed(server: Server) -> 
     assert signals == [f"{each} ('b', '0.2.0')" for each in ("SlotArmed", "SlotDisarmed", "SlotArmed")]
 
 
-def test_armed_release_is_tried_proves_good_and_is_rolled_back(server: Server) -> None:
+def test_armed_release_is_tried_proves_good_and_is_rolled_back(server: Server, seen: Heard) -> None:
     assert server.reboot() == "b"
     assert slot(server, "b")["state"] == "good"
 
-    said = gdbus(server, "Rollback", "{'reason': <'too slow'>}")
+    with watching(server, seen):
+        said = gdbus(server, "Rollback", "{'reason': <'too slow'>}")
 
     assert said == "('a',)"
     (denied,) = server.property("Denied")
@@ -200,17 +213,33 @@ def test_armed_release_is_tried_proves_good_and_is_rolled_back(server: Server) -
     assert server.reboot() == "a"
 
 
-def test_release_that_failed_here_is_refused_until_it_is_cleared(server: Server) -> None:
+def test_release_that_failed_here_is_refused_until_it_is_cleared(server: Server, seen: Heard) -> None:
     job = install(server, "0.2.0")
     server.wait_for(job, "failed")
     assert server.property("ErrorName", job, JOB) == "io.hypernet.Error.Denied"
     assert "too slow" in server.property("ErrorMessage", job, JOB)
 
     assert gdbus(server, "ClearDenied", "0.2.0") == "(uint32 1,)"
-    with watching(server) as lines:
+    with watching(server, seen) as lines:
         server.wait_for(install(server, "0.2.0"), "done")
     assert [line for line in lines if ".UpdateInstalled ('b', '0.2.0')" in line]
     assert [line for line in lines if "'Rate': <uint64" in line and "'Remaining': <uint64" in line]
+
+
+def test_slot_is_marked_bad_and_good_again(server: Server, seen: Heard) -> None:
+    with watching(server, seen) as lines:
+        busctl(server, "MarkBad", "ss", "other", "too slow again")
+        gdbus(server, "MarkGood", "other")
+
+    marked = [match[1] for line in lines if (match := re.search(r"\.SlotMarked \((.*)\)", line))]
+    assert marked == ["'b', 'bad', 'too slow again'", "'b', 'armed', ''"]
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_every_documented_signal_was_heard(seen: Heard, client: str) -> None:
+    documented = {name for interface in (NAME, JOB) for name in listeners.documented(interface, "signal")}
+
+    assert seen.members(client) >= documented | {"PropertiesChanged"}
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ ExecStart=/bin/touch /config/post
 [Install]
 WantedBy=hypernet-post-update.target
 """
-FAILING = "health_checks:\n  - name: probe\n    command: /bin/false\n    attempts: 1\n"
+FAILING = "health_checks:\n  - name: probe\n    command: /bin/false\n    retries: 0\n"
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hypernet_release.qemu import Machine
 from tests.vm import releases as release_builder
 from tests.vm.releases import REPOSITORY, START, Releases
-from tests.vm.server import Server, install_server
+from tests.vm.server import Server, running_server
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,10 +31,5 @@ def releases(vm_cache: Path) -> Releases:
 @pytest.fixture(scope="module")
 def server(releases: Releases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server on which version 0.1.0 was just installed, after its first boot."""
-    folder = tmp_path_factory.mktemp("server")
-    disk = install_server(releases, folder, START)
-    with Machine(disk, folder, share=releases.folder) as machine:
-        server = Server(machine, releases)
-        server.wait_settled()
+    with running_server(releases, tmp_path_factory.mktemp("server"), START) as server:
         yield server
-    disk.unlink()

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypernet_release.cache import tree_digest
+from hypernet_release.cache import file_digest, tree_digest
 from hypernet_release.signing import Signer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,10 +24,19 @@ NO_ROOT = "0.5.0"
 SQUASHFS = "0.6.0"
 WITHOUT_VERITY = "0.7.0"
 
+TEST_UNITS = "/config/test-units"
+
 _BROKEN_CHECK = """health_checks:
   - name: application
     command: /bin/false
-    attempts: 1
+    retries: 0
+"""
+# Unit files for one version, which the tests write to TEST_UNITS/VERSION on the machine, so that one image
+# fails in every way. The initrd has mounted /config by then.
+_GENERATOR = f"""#!/bin/sh
+. /etc/os-release
+units="{TEST_UNITS}/$IMAGE_VERSION"
+[ ! -d "$units" ] || cp -r --no-dereference "$units/." "$2/"
 """
 # What makes a version fail: a health check, a kernel without any init, an initrd without a disk driver.
 KERNEL_ARGS: Mapping[str, Sequence[str]] = {
@@ -69,7 +78,7 @@ def prepare(cache: Path, versions: Sequence[str] = (START, GOOD, UNHEALTHY, PANI
     )
     with _locked(cache / "lock"):
         _make_keys(releases)
-        inputs = "".join(
+        inputs = file_digest(Path(__file__)) + "".join(
             tree_digest(REPOSITORY / name) for name in ("agents", "common", "packaging", "units")
         )
         for version in versions:
@@ -119,6 +128,11 @@ def _configuration(releases: Releases, version: str) -> Path:
 def _overlays(releases: Releases, version: str) -> Iterator[Path]:
     folder = releases.folder.parent
     yield _trusted_overlay(releases, folder)
+    generator = folder / "generator/usr/lib/systemd/system-generators/test-units"
+    generator.parent.mkdir(parents=True, exist_ok=True)
+    generator.write_text(_GENERATOR)
+    generator.chmod(0o755)
+    yield folder / "generator"
     if version == UNHEALTHY:
         check = folder / "unhealthy/usr/lib/hypernet/health.d/90-application.yaml"
         check.parent.mkdir(parents=True, exist_ok=True)

@@ -2,13 +2,18 @@
 """A server under test: an installed disk in QEMU, driven as an administrator would drive it."""
 
 import json
-from dataclasses import dataclass
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from agents.boot_health.messages import VERDICT_DEGRADED, VERDICT_HEALTHY
 from hypernet_release import install
 from hypernet_release.qemu import Machine, MachineError, Result
 from tests.vm.releases import REPOSITORY, Releases
+from tests.vm.watch import Watch
 
 DISK_BYTES = 4 << 30
 BOOT_SEC = 300.0
@@ -18,10 +23,11 @@ SHARE = "/mnt"
 
 @dataclass
 class Server:
-    """machine: switched on. releases: visible in the guest below /mnt."""
+    """machine: switched on. releases: visible in the guest below /mnt. watch: sees the console."""
 
     machine: Machine
     releases: Releases
+    watch: Watch = field(default_factory=Watch)
 
     def wait_settled(self, timeout_sec: float = BOOT_SEC, *, after: str = "") -> None:
         """Wait until a boot other than `after` (a boot id) has run all its jobs, and mount the releases."""
@@ -92,8 +98,28 @@ class Server:
         self.wait_settled(after=before)
         return self.machine.boots()[known:]
 
+    def write(self, path: str, text: str) -> None:
+        """Write a file in the guest, and the folders above it."""
+        folder, name = shlex.quote(path.rpartition("/")[0]), shlex.quote(path)
+        self.shell(f"mkdir -p {folder} && printf %s {shlex.quote(text)} > {name} && sync")
+
+    def shell(self, command: str) -> str:
+        return self.machine.check("/bin/sh", "-c", command)
+
     def journal(self, *match: str) -> str:
         return self.machine.check("/bin/journalctl", "--no-pager", "--output=cat", *match)
+
+    def journal_times(self, *match: str) -> list[float]:
+        """When the entries were written, in seconds since 1970: the guest starts with the host's clock."""
+        argv = ("/bin/journalctl", "--no-pager", "--output=json", "--output-fields=MESSAGE", *match)
+        lines = self.machine.check(*argv).splitlines()
+        return [int(json.loads(line)["__REALTIME_TIMESTAMP"]) / 1e6 for line in lines]
+
+    def print_recovery(self, what: str, failed_at: float) -> None:
+        """Print the time from a failure (seconds since 1970) to the verdict on the boot that runs now."""
+        verdicts = (f"MESSAGE_ID={VERDICT_HEALTHY}", f"MESSAGE_ID={VERDICT_DEGRADED}")
+        took = self.journal_times("--boot", *verdicts)[-1] - failed_at
+        print(f"{what}: {took:.0f} s until {self.running()[0]} was healthy", flush=True)
 
 
 def install_server(releases: Releases, folder: Path, version: str) -> Path:
@@ -108,3 +134,14 @@ def install_server(releases: Releases, folder: Path, version: str) -> Path:
     )
     install.install(request)
     return disk
+
+
+@contextmanager
+def running_server(releases: Releases, folder: Path, version: str) -> Iterator[Server]:
+    """Install a version on a new disk, boot it, and switch it off and remove the disk in the end."""
+    disk, watch = install_server(releases, folder, version), Watch()
+    with Machine(disk, folder, share=releases.folder, on_console=watch.see) as machine:
+        server = Server(machine, releases, watch)
+        server.wait_settled()
+        yield server
+    disk.unlink()

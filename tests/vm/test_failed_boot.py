@@ -10,18 +10,26 @@ BACK_SEC = 900.0
 TRIES = 3
 
 
-@pytest.mark.parametrize("version", [PANIC, NO_ROOT], ids=["kernel panic", "initrd without its root"])
-def test_three_attempts_are_made_and_the_old_slot_comes_back(server: Server, version: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "failure"),
+    [(PANIC, "Kernel panic - not syncing"), (NO_ROOT, "Timed out waiting for device")],
+    ids=["kernel panic", "initrd without its root"],
+)
+def test_three_attempts_are_made_and_the_old_slot_comes_back(
+    server: Server, version: str, failure: str
+) -> None:
     server.update(version)
-    new = server.slot("b")["root_hash"]
+    new, place = server.slot("b")["root_hash"], server.watch.now()
 
     boots = server.reboot_until(START, BACK_SEC)
 
+    server.print_recovery(failure, server.watch.wait(failure, place))
     last = server.status()["last_rollback"]
     assert boots == [new] * TRIES + [server.slot("a")["root_hash"]]
     assert (server.running(), server.slot("b")["state"]) == ((START, "good"), "bad")
     assert (last["from_version"], last["to_version"]) == (version, START)
     assert f"used up its {TRIES} tries" in last["reason"]
+    assert last["reason"] in server.admin("status").out
 
 
 def test_block_that_changed_after_the_install_is_stopped_by_dm_verity(server: Server) -> None:

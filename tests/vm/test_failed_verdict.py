@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A new version that comes up but is not healthy: the machine goes back by itself and can say why."""
 
+from agents.boot_health.messages import CHECK_FAILED
 from tests.vm.releases import START, UNHEALTHY
 from tests.vm.server import Server
 
@@ -14,6 +15,8 @@ def test_failed_health_check_leads_back_to_the_old_slot_after_one_boot(server: S
 
     boots = server.reboot_until(START, BACK_SEC)
 
+    failed = server.journal_times("--boot=-1", f"MESSAGE_ID={CHECK_FAILED}")
+    server.print_recovery("failed required check", failed[0])
     assert (boots.count(new), boots[-1]) == (1, server.slot("a")["root_hash"])
     assert server.running() == (START, "good")
     assert server.system_state() == "running"
